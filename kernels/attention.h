@@ -1,0 +1,49 @@
+// Causal attention over a paged cache of K and V (grouped-query form), and the
+// write of new rows into it. Prefill chunks and decode steps are one call: a
+// sequence brings q_len >= 1 new tokens whose rows are already in the cache.
+//
+// Cache layout, one tensor for K and one for V a layer:
+//   [num_blocks, block_size, num_kv_heads, head_dim], f32, bf16 or f16;
+// slot = block_id · block_size + offset.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/tensor_view.h"
+
+namespace shoal {
+
+// cache[slot_mapping[t]] = row t; slot -1 skips the row.
+struct CacheWriteParams {
+  const float* rows = nullptr;            // [num_tokens, row_width]
+  const int64_t* slot_mapping = nullptr;  // [num_tokens]
+  int64_t num_tokens = 0;
+  int64_t row_width = 0;   // elements, e.g. num_kv_heads · head_dim
+  int64_t row_stride = 0;  // elements between rows of `rows`
+  TensorView cache;        // [num_slots, row_width] in the cache's dtype
+};
+
+// For sequence s and its new token i (absolute position
+// p = context_lens[s] - q_len(s) + i), head h, kv head g = h / (num_heads /
+// num_kv_heads):
+//   score[j] = scale · q[h]·K[j, g]  for 0 <= j <= p;
+//   out[h] = Σ_j softmax(score)[j] · V[j, g]
+// Accumulates in f32. A row's result depends on its own sequence only.
+struct PagedAttentionParams {
+  const float* q = nullptr;                // [num_tokens, num_heads, head_dim]
+  const int32_t* cu_seqlens_q = nullptr;   // [num_seqs + 1], tokens
+  const int32_t* context_lens = nullptr;   // [num_seqs], new tokens included
+  const int32_t* block_tables = nullptr;   // [num_seqs, max_blocks], ids; -1 pads
+  ConstTensorView k_cache;  // [num_blocks, block_size, num_kv_heads, head_dim]
+  ConstTensorView v_cache;  // like k_cache
+  float* out = nullptr;     // [num_tokens, num_heads, head_dim]
+  int32_t num_seqs = 0;
+  int32_t max_blocks = 0;  // columns of block_tables
+  int32_t block_size = 0;  // tokens a block
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  float scale = 0;
+};
+
+}  // namespace shoal

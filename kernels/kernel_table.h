@@ -1,0 +1,66 @@
+// KernelTable is one backend's set of ops: the engine runs every model through
+// it and knows nothing else of the device. An instance owns its threads (CPU)
+// or stream (CUDA) and its scratch memory.
+//
+// Ops read and write memory that Allocate() of the same table gave, or on the
+// CPU any host memory. Each call returns when the work is done (CPU) or queued
+// in order (CUDA); Synchronize() waits for it and reports asynchronous faults.
+// REQUIRES of every op: shapes as its params struct says; a table checks them
+// in debug builds only. Threads: one caller at a time.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+#include "kernels/linear.h"
+
+namespace shoal {
+
+// Memory of a table's device, freed with the object. 64-byte aligned.
+class DeviceBuffer {
+ public:
+  virtual ~DeviceBuffer() = default;
+  void* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ protected:
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+class KernelTable {
+ public:
+  virtual ~KernelTable() = default;
+
+  // "scalar", "avx2", "avx512", "cuda".
+  virtual std::string_view name() const = 0;
+  virtual int num_threads() const = 0;
+
+  // Zeroed memory. ResourceExhausted when the device has not that much.
+  virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
+      int64_t bytes) = 0;
+
+  // Lays `weight` out for Linear. InvalidArgument for a dtype without a
+  // product. The stored bytes must outlive the result if borrows_source().
+  virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
+      const WeightView& weight, Precision precision) = 0;
+
+  virtual void Linear(const LinearParams& params) = 0;
+  virtual void Embedding(const EmbeddingParams& params) = 0;
+  virtual void RmsNorm(const RmsNormParams& params) = 0;
+  virtual void Rope(const RopeParams& params) = 0;
+  virtual void SiluMul(const SiluMulParams& params) = 0;
+  virtual void CacheWrite(const CacheWriteParams& params) = 0;
+  virtual void PagedAttention(const PagedAttentionParams& params) = 0;
+
+  // Waits for all queued ops. Internal on a device fault (sticky).
+  virtual absl::Status Synchronize() = 0;
+};
+
+}  // namespace shoal
