@@ -1,0 +1,56 @@
+// ModelConfig is what the engine knows of a model's shape, in Hugging Face
+// spellings, whether it came from config.json or from GGUF metadata. Plain
+// data; validated by the loader: a config that left LoadCheckpoint() is
+// consistent (sizes positive and below sane limits, heads divisible).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/elementwise.h"
+
+namespace shoal {
+
+// rope_scaling of config.json; formulas in engine/models/rope.h.
+struct RopeScaling {
+  enum class Type : uint8_t { kNone, kLinear, kLlama3, kYarn };
+  Type type = Type::kNone;
+  double factor = 1;
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  int64_t original_max_position_embeddings = 0;
+  double beta_fast = 32;
+  double beta_slow = 1;
+  double mscale = 0;            // 0: absent
+  double mscale_all_dim = 0;    // 0: absent
+  double attention_factor = 0;  // 0: absent
+};
+
+struct ModelConfig {
+  std::string model_type;  // "llama", "qwen2", "qwen3", ...
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;
+  int64_t intermediate_size = 0;
+  int64_t num_hidden_layers = 0;
+  int64_t num_attention_heads = 0;
+  int64_t num_key_value_heads = 0;
+  int64_t head_dim = 0;
+  int64_t max_position_embeddings = 0;
+  float rms_norm_eps = 1e-6f;
+  double rope_theta = 10000;
+  RopeScaling rope_scaling;
+  // Layout in which the stored q and k rows are to be rotated: GGUF arch llama
+  // stores them permuted for interleaved rotation.
+  RopeLayout rope_layout = RopeLayout::kHalfSplit;
+  bool tie_word_embeddings = false;
+  bool attention_bias = false;   // .bias on q, k, v and o
+  bool qkv_bias = false;         // .bias on q, k and v (qwen2)
+  bool mlp_bias = false;
+  bool qk_norm = false;          // per-head RMSNorm on q and k (qwen3)
+  std::vector<int32_t> eos_token_ids;  // may be empty
+  int32_t bos_token_id = -1;           // -1: none
+  std::string torch_dtype;             // as stored: "bfloat16", "Q4_1", ...
+};
+
+}  // namespace shoal

@@ -1,0 +1,56 @@
+// Decoder is a model ready to run: packed weights behind one forward pass. It
+// knows batches and the cache, not requests. Threads: step thread only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/cache/cache_layout.h"
+#include "engine/cache/paged_cache.h"
+#include "engine/loading/checkpoint.h"
+#include "engine/scheduling/step_batch.h"
+#include "kernels/kernel_table.h"
+
+namespace shoal {
+
+struct DecoderOptions {
+  Precision precision = Precision::kFast;
+  DType kv_cache_dtype = DType::kBF16;  // f32, bf16 or f16
+  int32_t max_tokens_per_step = 0;      // REQUIRES: > 0; sizes the workspace
+};
+
+// Called while weights are repacked: fraction in [0, 1] and what is being done.
+using LoadProgress = std::function<void(double fraction, std::string_view what)>;
+
+class Decoder {
+ public:
+  virtual ~Decoder() = default;
+
+  virtual const ModelConfig& config() const = 0;
+  virtual const CacheLayout& cache_layout() const = 0;
+  // Bytes of packed weights and of activations, for the memory report.
+  virtual int64_t weight_bytes() const = 0;
+  virtual int64_t workspace_bytes() const = 0;
+
+  // Runs the batch: writes the new tokens' cache rows and keeps the final
+  // hidden states of batch.logits_rows. Internal on a device fault.
+  // REQUIRES: 0 < batch.num_tokens() <= max_tokens_per_step.
+  virtual absl::Status Forward(const StepBatch& batch, PagedCache& cache) = 0;
+
+  // Logits of rows [first, first + count) of the last Forward's logits_rows
+  // into out [count, vocab_size]: in pieces, so that memory stays bounded
+  // however many prompt positions are asked for.
+  virtual absl::Status Logits(int32_t first, int32_t count, float* out) = 0;
+};
+
+// Builds the decoder of checkpoint.config().model_type. The checkpoint must
+// outlive it. Unimplemented for an unknown model_type.
+absl::StatusOr<std::unique_ptr<Decoder>> MakeDecoder(
+    const Checkpoint& checkpoint, const DecoderOptions& options,
+    KernelTable& kernels, const LoadProgress& progress);
+
+}  // namespace shoal
