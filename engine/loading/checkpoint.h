@@ -3,10 +3,11 @@
 // ("model.layers.0.self_attn.q_proj.weight") whatever the container; GGUF names
 // are translated. Nothing is copied: views live as long as the Checkpoint.
 //
-// LoadCheckpoint() accepts a GGUF v2/v3 file (or the first of a split set) and a
-// Hugging Face folder (config.json and model.safetensors or its sharded index).
-// Everything in the files is untrusted: sizes are checked before use, sums for
-// overflow, and an error is one line naming file, field, expected and got.
+// LoadCheckpoint() accepts a GGUF v2/v3 file (or the first of a split set) and
+// a Hugging Face folder (config.json and model.safetensors or its sharded
+// index). Everything in the files is untrusted: sizes are checked before use,
+// sums for overflow, and an error is one line naming file, field, expected and
+// got.
 #pragma once
 
 #include <cstdint>

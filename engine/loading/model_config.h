@@ -43,11 +43,15 @@ struct ModelConfig {
   // Layout in which the stored q and k rows are to be rotated: GGUF arch llama
   // stores them permuted for interleaved rotation.
   RopeLayout rope_layout = RopeLayout::kHalfSplit;
+  // From GGUF's rope_freqs.weight: inv_freq[i] is divided by element i, after
+  // rope_scaling. head_dim / 2 positive values, or empty. It is how GGUF stores
+  // llama3 scaling, so rope_scaling is then kNone.
+  std::vector<float> rope_freq_factors;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;   // .bias on q, k, v and o
-  bool qkv_bias = false;         // .bias on q, k and v (qwen2)
+  bool attention_bias = false;  // .bias on q, k, v and o
+  bool qkv_bias = false;        // .bias on q, k and v (qwen2)
   bool mlp_bias = false;
-  bool qk_norm = false;          // per-head RMSNorm on q and k (qwen3)
+  bool qk_norm = false;                // per-head RMSNorm on q and k (qwen3)
   std::vector<int32_t> eos_token_ids;  // may be empty
   int32_t bos_token_id = -1;           // -1: none
   std::string torch_dtype;             // as stored: "bfloat16", "Q4_1", ...
