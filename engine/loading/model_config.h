@@ -52,6 +52,9 @@ struct ModelConfig {
   bool qkv_bias = false;        // .bias on q, k and v (qwen2)
   bool mlp_bias = false;
   bool qk_norm = false;                // per-head RMSNorm on q and k (qwen3)
+  // Tile of F8_E4M3 weights that shares one scale; 0: no such weights.
+  int32_t fp8_block_rows = 0;
+  int32_t fp8_block_cols = 0;
   std::vector<int32_t> eos_token_ids;  // may be empty
   int32_t bos_token_id = -1;           // -1: none
   std::string torch_dtype;             // as stored: "bfloat16", "Q4_1", ...
