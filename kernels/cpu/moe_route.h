@@ -1,5 +1,5 @@
-// Choosing experts on the CPU: a few hundred operations a token, so one portable
-// implementation serves every instruction set.
+// Choosing experts on the CPU: a few hundred operations a token, so one
+// portable implementation serves every instruction set.
 #pragma once
 
 #include <cstdint>

@@ -1,0 +1,112 @@
+// CpuOps is one instruction set's set of inner kernels: plain functions over a
+// range of rows or tiles, which CpuKernelTable calls from its threads. Each set
+// is compiled in its own file (isa_<name>.cc) with its own compiler flags, so
+// these headers must not define functions that other files share: the linker
+// might keep the copy compiled for the larger instruction set.
+//
+// Every kernel computes a row's values in an order that does not depend on the
+// range or on the number of rows (batch invariance).
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/attention.h"
+#include "kernels/elementwise.h"
+#include "kernels/linear.h"
+
+namespace shoal {
+
+// Values that share one scale, in weights and in rounded activations.
+inline constexpr int kGroup = 32;
+
+// Activations rounded to 8 bits in groups of kGroup along a row:
+// x ≈ scales · values.
+struct RoundedRows {
+  const int8_t* values = nullptr;  // [num_tokens, in_features], -127..127
+  const float* scales = nullptr;   // [num_tokens, in_features / kGroup]
+  const float* sums = nullptr;  // like scales: scale · Σ values of the group
+  int64_t num_tokens = 0;
+  int64_t in_features = 0;
+};
+
+// Integer weights repacked into tiles of `tile_rows` output rows. A tile is its
+// groups in order; a group of R rows is
+//   R f16 scales (two of them where scales cover 16 values),
+//   R f16 minima (only with has_min),
+//   4-bit: 4 · R · 4 bytes; byte [c][r][j] holds weight 8c + j of row r in its
+//          low half and weight 8c + 4 + j in its high half
+//   8-bit: 8 · R · 4 bytes; byte [c][r][j] holds weight 4c + j of row r
+// so that a dot instruction finds four neighbouring weights of each row in one
+// 32-bit lane. Weight = scale · q (+ min); q is 0..15, -8..7 (has_offset:
+// stored plus 8), a table's value, or -128..127.
+struct IntTiles {
+  const uint8_t* data = nullptr;
+  int64_t out_features = 0;  // the last tile is padded with zero scales
+  int64_t in_features = 0;
+  int64_t tile_bytes = 0;
+};
+enum class IntKind : uint8_t {
+  kU4Min,   // Q4_1, Q4_K: scale · q + min
+  kS4,      // Q4_0: scale · (q - 8)
+  kTable4,  // IQ4_NL, IQ4_XS: scale · kIq4Levels[q]
+  kS8,      // Q8_0, Q5_0, Q3_K...: scale · q
+  kU8Min,   // Q5_1, Q5_K: scale · q + min
+  kS8Half,  // Q6_K: two scales a group, 16 values each
+};
+inline constexpr int kNumIntKinds = 6;
+
+// Rows of plain floats where the checkpoint has them.
+struct FloatRows {
+  const void* data = nullptr;  // [out_features, in_features], any alignment
+  DType dtype = DType::kF32;   // kF32, kF16 or kBF16
+  int64_t in_features = 0;
+};
+
+// One product's destination; see LinearPart.
+struct LinearOut {
+  const float* bias = nullptr;
+  float* out = nullptr;
+  int64_t stride = 0;  // elements between tokens
+  bool accumulate = false;
+};
+
+struct CpuOps {
+  std::string_view name;
+  int tile_rows = 0;
+
+  // Rounds tokens [begin, end).
+  void (*round_rows)(const float* in, int64_t in_features, int64_t begin,
+                     int64_t end, int8_t* values, float* scales, float* sums);
+  // Tiles [begin, end) against all tokens.
+  void (*int_linear)(IntKind kind, const IntTiles& weight,
+                     const RoundedRows& in, const LinearOut& out, int64_t begin,
+                     int64_t end);
+  // Output rows [begin, end) against all tokens, activations in f32.
+  void (*float_linear)(const FloatRows& weight, const float* in,
+                       int64_t num_tokens, const LinearOut& out, int64_t begin,
+                       int64_t end);
+
+  // Rows or tokens [begin, end).
+  void (*rms_norm)(const RmsNormParams& params, int64_t begin, int64_t end);
+  void (*rope)(const RopeParams& params, int64_t begin, int64_t end);
+  void (*silu_mul)(const SiluMulParams& params, int64_t begin, int64_t end);
+  void (*cache_write)(const CacheWriteParams& params, int64_t begin,
+                      int64_t end);
+  // One tile of queries: tokens [first, first + count) of sequence `seq`
+  // (counted within its new tokens), all heads of kv head `kv_head`.
+  // `scratch` holds attention_scratch_floats(params, count) values.
+  void (*attention)(const PagedAttentionParams& params, int32_t seq,
+                    int32_t kv_head, int32_t first, int32_t count,
+                    float* scratch);
+  int64_t (*attention_scratch_floats)(const PagedAttentionParams& params,
+                                      int32_t count);
+};
+
+const CpuOps& ScalarOps();
+#if defined(__x86_64__)
+const CpuOps& Avx2Ops();
+const CpuOps& Avx512Ops();
+#endif
+
+}  // namespace shoal

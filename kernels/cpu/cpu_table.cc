@@ -1,0 +1,260 @@
+#include "kernels/cpu/cpu_table.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/packed_weights.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/quant/dequantize.h"
+
+namespace shoal {
+namespace {
+
+// Elements below which a row-wise op stays in the calling thread: waking the
+// others costs about as much as this many elements take.
+constexpr int64_t kSmallWork = 16384;
+// Query rows (tokens times heads of a group) of one attention item: enough to
+// pay for widening a tile of keys, few enough to spread over threads.
+constexpr int64_t kAttentionRows = 64;
+
+const CpuOps& OpsOf(CpuIsa isa) {
+  switch (isa) {
+#if defined(__x86_64__)
+    case CpuIsa::kAvx2:
+      return Avx2Ops();
+    case CpuIsa::kAvx512:
+      return Avx512Ops();
+#endif
+    default:
+      return ScalarOps();
+  }
+}
+
+class CpuKernelTable : public KernelTable {
+ public:
+  CpuKernelTable(CpuIsa isa, int num_threads)
+      : ops_(OpsOf(isa)), pool_(num_threads), scratch_(num_threads) {}
+
+  std::string_view name() const override { return ops_.name; }
+  int num_threads() const override { return pool_.num_threads(); }
+
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
+      int64_t bytes) override {
+    auto buffer = std::make_unique<HostBuffer>(bytes);
+    if (buffer->data() == nullptr) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("no memory for ", bytes, " bytes"));
+    }
+    return buffer;
+  }
+
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
+      const WeightView& weight, Precision precision) override {
+    return PackForCpu(weight, precision, ops_.tile_rows, pool_);
+  }
+
+  void Linear(const LinearParams& params) override;
+  void Embedding(const EmbeddingParams& params) override;
+  void RmsNorm(const RmsNormParams& params) override {
+    ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
+      ops_.rms_norm(params, begin, end);
+    });
+  }
+  void Rope(const RopeParams& params) override {
+    ForRows(params.num_tokens, int64_t{params.num_heads} * params.rotary_dim,
+            [&](int64_t begin, int64_t end) { ops_.rope(params, begin, end); });
+  }
+  void SiluMul(const SiluMulParams& params) override {
+    // An exponential costs as much as some ten other operations.
+    ForRows(
+        params.num_tokens, 8 * params.width,
+        [&](int64_t begin, int64_t end) { ops_.silu_mul(params, begin, end); });
+  }
+  void CacheWrite(const CacheWriteParams& params) override {
+    ForRows(params.num_tokens, params.row_width,
+            [&](int64_t begin, int64_t end) {
+              ops_.cache_write(params, begin, end);
+            });
+  }
+  void PagedAttention(const PagedAttentionParams& params) override;
+
+  absl::Status Synchronize() override { return absl::OkStatus(); }
+
+ private:
+  // Splits rows of `width` elements of work over the threads.
+  template <typename Body>
+  void ForRows(int64_t rows, int64_t width, const Body& body) {
+    const int64_t enough = std::max<int64_t>(1, kSmallWork / (width + 1));
+    const int64_t even = (rows + 4 * num_threads() - 1) / (4 * num_threads());
+    pool_.For(rows, std::max(enough, even),
+              [&](int64_t begin, int64_t end, int) { body(begin, end); });
+  }
+
+  float* Scratch(int thread, int64_t floats) {
+    std::vector<float>& scratch = scratch_[thread];
+    if (static_cast<int64_t>(scratch.size()) < floats) scratch.resize(floats);
+    return scratch.data();
+  }
+
+  RoundedRows Round(const LinearParams& params);
+  void RunUnits(const LinearPart& part, const LinearParams& params,
+                const RoundedRows& rounded, int64_t begin, int64_t end,
+                int thread);
+
+  const CpuOps& ops_;
+  ThreadPool pool_;
+  std::vector<std::vector<float>> scratch_;  // one a thread
+  std::vector<int8_t> rounded_values_;
+  std::vector<float> rounded_scales_;
+  std::vector<float> rounded_sums_;
+};
+
+const CpuMatrix& AsCpu(const PackedMatrix* matrix) {
+  return *static_cast<const CpuMatrix*>(matrix);
+}
+
+RoundedRows CpuKernelTable::Round(const LinearParams& params) {
+  const int64_t groups = params.in_features / kGroup;
+  const auto grow = [](auto& buffer, int64_t size) {
+    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
+  };
+  grow(rounded_values_, params.num_tokens * params.in_features);
+  grow(rounded_scales_, params.num_tokens * groups);
+  grow(rounded_sums_, params.num_tokens * groups);
+  ForRows(params.num_tokens, params.in_features,
+          [&](int64_t begin, int64_t end) {
+            ops_.round_rows(params.in, params.in_features, begin, end,
+                            rounded_values_.data(), rounded_scales_.data(),
+                            rounded_sums_.data());
+          });
+  return {rounded_values_.data(), rounded_scales_.data(), rounded_sums_.data(),
+          params.num_tokens, params.in_features};
+}
+
+// A unit is a tile of rows (tiles) or one row (floats, stored).
+void CpuKernelTable::RunUnits(const LinearPart& part,
+                              const LinearParams& params,
+                              const RoundedRows& rounded, int64_t begin,
+                              int64_t end, int thread) {
+  const CpuMatrix& matrix = AsCpu(part.weight);
+  const LinearOut out = {part.bias, part.out, matrix.out_features(),
+                         part.accumulate};
+  switch (matrix.form()) {
+    case CpuMatrix::Form::kTiles:
+      ops_.int_linear(matrix.kind(), matrix.tiles(), rounded, out, begin, end);
+      return;
+    case CpuMatrix::Form::kFloats:
+      ops_.float_linear(matrix.floats(), params.in, params.num_tokens, out,
+                        begin, end);
+      return;
+    case CpuMatrix::Form::kStored: {
+      float* row = Scratch(thread, params.in_features);
+      const FloatRows floats = {row, DType::kF32, params.in_features};
+      for (int64_t r = begin; r < end; ++r) {
+        DequantizeWeightRow(matrix.stored(), r, row);
+        LinearOut shifted = out;
+        shifted.out += r;
+        if (shifted.bias != nullptr) shifted.bias += r;
+        ops_.float_linear(floats, params.in, params.num_tokens, shifted, 0, 1);
+      }
+      return;
+    }
+  }
+}
+
+void CpuKernelTable::Linear(const LinearParams& params) {
+  if (params.num_tokens == 0) return;
+  // All parts are one loop over their units, in the order of the parts.
+  struct Range {
+    const LinearPart* part;
+    int64_t begin;  // of its units in the loop
+  };
+  constexpr int kMaxParts = 8;
+  SHOAL_CHECK(params.parts.size() <= kMaxParts);
+  Range ranges[kMaxParts + 1];
+  int num_ranges = 0;
+  int64_t num_units = 0;
+  bool rounds = false;
+  int64_t rows_per_unit = 1;
+  for (const LinearPart& part : params.parts) {
+    const CpuMatrix& matrix = AsCpu(part.weight);
+    const bool tiles = matrix.form() == CpuMatrix::Form::kTiles;
+    ranges[num_ranges++] = {&part, num_units};
+    const int64_t rows = tiles ? ops_.tile_rows : 1;
+    rows_per_unit = std::max(rows_per_unit, rows);
+    num_units += (matrix.out_features() + rows - 1) / rows;
+    rounds = rounds || tiles;
+  }
+  ranges[num_ranges] = {nullptr, num_units};
+  const RoundedRows rounded = rounds ? Round(params) : RoundedRows{};
+
+  // Some sixteen chunks a thread, but none below what a hand-out costs.
+  const int64_t unit_work = rows_per_unit * params.in_features;
+  const int64_t even = num_units / (16 * num_threads());
+  const int64_t enough = 1 + kSmallWork / (unit_work * params.num_tokens + 1);
+  pool_.For(num_units, std::max<int64_t>({even, enough, 1}),
+            [&](int64_t begin, int64_t end, int thread) {
+              for (int i = 0; i < num_ranges; ++i) {
+                const int64_t first = std::max(begin, ranges[i].begin);
+                const int64_t last = std::min(end, ranges[i + 1].begin);
+                if (first >= last) continue;
+                RunUnits(*ranges[i].part, params, rounded,
+                         first - ranges[i].begin, last - ranges[i].begin,
+                         thread);
+              }
+            });
+}
+
+void CpuKernelTable::Embedding(const EmbeddingParams& params) {
+  const int64_t width = params.table.in_features();
+  ForRows(params.num_tokens, width, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      DequantizeWeightRow(params.table, params.token_ids[t],
+                          params.out + t * width);
+    }
+  });
+}
+
+void CpuKernelTable::PagedAttention(const PagedAttentionParams& params) {
+  const int32_t group = params.num_heads / params.num_kv_heads;
+  const auto tile =
+      static_cast<int32_t>(std::max<int64_t>(1, kAttentionRows / group));
+  // Items: tiles of query tokens of every sequence, times kv heads.
+  std::vector<int32_t> first_item(params.num_seqs + 1, 0);
+  for (int32_t s = 0; s < params.num_seqs; ++s) {
+    const int32_t q_len = params.cu_seqlens_q[s + 1] - params.cu_seqlens_q[s];
+    first_item[s + 1] = first_item[s] + (q_len + tile - 1) / tile;
+  }
+  const int64_t num_tiles = first_item.back();
+  const int64_t scratch = ops_.attention_scratch_floats(params, tile);
+  pool_.For(
+      num_tiles * params.num_kv_heads, 1,
+      [&](int64_t begin, int64_t end, int thread) {
+        for (int64_t item = begin; item < end; ++item) {
+          // Late tiles see the most keys: they go first.
+          const auto index =
+              static_cast<int32_t>(num_tiles - 1 - item / params.num_kv_heads);
+          const auto s = static_cast<int32_t>(
+              std::upper_bound(first_item.begin(), first_item.end(), index) -
+              first_item.begin() - 1);
+          const int32_t first = (index - first_item[s]) * tile;
+          const int32_t q_len =
+              params.cu_seqlens_q[s + 1] - params.cu_seqlens_q[s];
+          ops_.attention(
+              params, s, static_cast<int32_t>(item % params.num_kv_heads),
+              first, std::min(tile, q_len - first), Scratch(thread, scratch));
+        }
+      });
+}
+
+}  // namespace
+
+std::unique_ptr<KernelTable> MakeCpuKernelTable(CpuIsa isa, int num_threads) {
+  return std::make_unique<CpuKernelTable>(isa, num_threads);
+}
+
+}  // namespace shoal

@@ -1,0 +1,31 @@
+// The portable instruction set: plain C++ and the compiler's vectors.
+#define SHOAL_ISA scalar
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd/attention.h"
+#include "kernels/cpu/simd/float_linear.h"
+#include "kernels/cpu/simd/int_linear_portable.h"
+#include "kernels/cpu/simd/round_rows.h"
+#include "kernels/cpu/simd/row_ops.h"
+
+namespace shoal {
+
+const CpuOps& ScalarOps() {
+  static constexpr CpuOps kOps = {
+      .name = "scalar",
+      .tile_rows = scalar::kTileRows,
+      .round_rows = scalar::RoundRows,
+      .int_linear =
+          scalar::IntLinearWith<scalar::kTileRows, scalar::PortableIntKernel>,
+      .float_linear = scalar::FloatLinear,
+      .rms_norm = scalar::RmsNormRows,
+      .rope = scalar::RopeTokens,
+      .silu_mul = scalar::SiluMulTokens,
+      .cache_write = scalar::CacheWriteTokens,
+      .attention = scalar::AttentionTile,
+      .attention_scratch_floats = scalar::AttentionScratchFloats,
+  };
+  return kOps;
+}
+
+}  // namespace shoal

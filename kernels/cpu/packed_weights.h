@@ -1,0 +1,60 @@
+// What the CPU's kernel table turns a stored matrix into.
+//   tiles   quantised weights repacked for the integer kernels (see IntTiles)
+//   floats  F32, F16 and BF16, used where they lie
+//   stored  everything else, and all types with Precision::kExact: rows are
+//           dequantised to f32 as they are needed
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/thread_pool.h"
+#include "kernels/kernel_table.h"
+
+namespace shoal {
+
+// Memory from the system, 64-byte aligned (large ones in huge pages where the
+// system offers them), zeroed. nullptr data when the system refuses.
+class HostBuffer : public DeviceBuffer {
+ public:
+  explicit HostBuffer(int64_t bytes);
+  ~HostBuffer() override;
+  HostBuffer(const HostBuffer&) = delete;
+  HostBuffer& operator=(const HostBuffer&) = delete;
+};
+
+class CpuMatrix : public PackedMatrix {
+ public:
+  enum class Form : uint8_t { kTiles, kFloats, kStored };
+
+  Form form() const { return form_; }
+  // kTiles.
+  IntKind kind() const { return kind_; }
+  const IntTiles& tiles() const { return tiles_; }
+  // kFloats.
+  const FloatRows& floats() const { return floats_; }
+  // kStored.
+  const WeightView& stored() const { return stored_; }
+
+ private:
+  friend absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(
+      const WeightView&, Precision, int, ThreadPool&);
+
+  Form form_ = Form::kStored;
+  IntKind kind_ = IntKind::kS8;
+  IntTiles tiles_;
+  FloatRows floats_;
+  WeightView stored_;
+  std::unique_ptr<HostBuffer> memory_;
+};
+
+// `tile_rows` as the instruction set's kernels expect. InvalidArgument for an
+// element type that is no weight; ResourceExhausted without memory.
+absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
+                                                      Precision precision,
+                                                      int tile_rows,
+                                                      ThreadPool& pool);
+
+}  // namespace shoal

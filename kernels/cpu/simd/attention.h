@@ -1,0 +1,191 @@
+// Paged attention over one tile of queries, by online softmax over tiles of
+// kKeys keys that start at multiples of kKeys: a row's arithmetic depends on
+// its own position only, not on the tile of queries it came with. Each tile of
+// keys and values is widened to f32 once and serves every query of the tile and
+// every head of the kv head's group. Included by isa_<name>.cc only.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd/row_ops.h"
+#include "kernels/cpu/simd/vec.h"
+
+namespace shoal::SHOAL_ISA {
+
+inline constexpr int kKeys = 64;
+
+inline int64_t PaddedDim(int64_t head_dim) {
+  return (head_dim + kLanes - 1) / kLanes * kLanes;
+}
+
+// Layout of the scratch, in floats: keys [kKeys, dim], values [kKeys, dim], and
+// for each row: query [dim], accumulator [dim], probabilities [kKeys], max,
+// sum.
+inline int64_t AttentionScratchFloats(const PagedAttentionParams& p,
+                                      int32_t count) {
+  const int64_t dim = PaddedDim(p.head_dim);
+  const int64_t rows = int64_t{count} * (p.num_heads / p.num_kv_heads);
+  return 2 * kKeys * dim + rows * (2 * dim + kKeys + 2);
+}
+
+// Widens keys [first, first + count) of the sequence into out [kKeys, dim] and
+// zeroes the rest, padding columns too.
+inline void GatherRows(const PagedAttentionParams& p,
+                       const ConstTensorView& cache, int32_t seq,
+                       int32_t kv_head, int64_t first, int64_t count,
+                       int64_t dim, float* out) {
+  const int64_t element = cache.dtype == DType::kF32 ? 4 : 2;
+  const int64_t row_bytes = int64_t{p.num_kv_heads} * p.head_dim * element;
+  const auto* base = static_cast<const uint8_t*>(cache.data) +
+                     int64_t{kv_head} * p.head_dim * element;
+  const int32_t* table = p.block_tables + int64_t{seq} * p.max_blocks;
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t key = first + j;
+    const int64_t slot =
+        int64_t{table[key / p.block_size]} * p.block_size + key % p.block_size;
+    LoadRow(base + slot * row_bytes, p.head_dim, cache.dtype, out + j * dim);
+    for (int64_t i = p.head_dim; i < dim; ++i) out[j * dim + i] = 0;
+  }
+  std::memset(out + count * dim, 0, (kKeys - count) * dim * sizeof(float));
+}
+
+// scores[r][j] = q[r]·k[j] for kRows rows and all keys of the tile.
+template <int kRows>
+inline void Scores(const float* q, const float* k, int64_t dim, float* scores) {
+  for (int j = 0; j < kKeys; j += 2) {
+    Vec a[kRows] = {}, b[kRows] = {};
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      const Vec k0 = Load(k + j * dim + i);
+      const Vec k1 = Load(k + (j + 1) * dim + i);
+      for (int r = 0; r < kRows; ++r) {
+        const Vec x = Load(q + r * dim + i);
+        a[r] = Fma(x, k0, a[r]);
+        b[r] = Fma(x, k1, b[r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      scores[r * kKeys + j] = Sum(a[r]);
+      scores[r * kKeys + j + 1] = Sum(b[r]);
+    }
+  }
+}
+
+// acc[r] += Σ_j probabilities[r][j] · v[j]; `keys` of them, in order.
+template <int kRows>
+inline void AddValues(const float* probabilities, const float* v, int64_t keys,
+                      int64_t dim, float* acc) {
+  for (int64_t i = 0; i < dim; i += kLanes) {
+    Vec sum[kRows];
+    for (int r = 0; r < kRows; ++r) sum[r] = Load(acc + r * dim + i);
+    for (int64_t j = 0; j < keys; ++j) {
+      const Vec x = Load(v + j * dim + i);
+      for (int r = 0; r < kRows; ++r) {
+        sum[r] = Fma(Set(probabilities[r * kKeys + j]), x, sum[r]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) Store(sum[r], acc + r * dim + i);
+  }
+}
+
+// Scores of one row become probabilities against the running maximum; keys from
+// `valid` on are masked. Rescales the row's accumulator when the maximum rose.
+inline void SoftmaxRow(float scale, int64_t valid, int64_t dim, float* scores,
+                       float* acc, float* max, float* sum) {
+  for (int64_t j = valid; j < kKeys; ++j) scores[j] = -INFINITY;
+  Vec highest = Set(-INFINITY);
+  for (int j = 0; j < kKeys; j += kLanes) {
+    const Vec s = Load(scores + j) * Set(scale);
+    Store(s, scores + j);
+    highest = Max(s, highest);
+  }
+  const float tile_max = MaxLane(highest);
+  if (tile_max > *max) {
+    const float shrink = std::exp(*max - tile_max);  // 0 at the first tile
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      Store(Load(acc + i) * Set(shrink), acc + i);
+    }
+    *sum *= shrink;
+    *max = tile_max;
+  }
+  Vec total = {};
+  for (int j = 0; j < kKeys; j += kLanes) {
+    const Vec e = Exp(Load(scores + j) - Set(*max));
+    Store(e, scores + j);
+    total = total + e;
+  }
+  *sum += Sum(total);
+}
+
+inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
+                          int32_t kv_head, int32_t first, int32_t count,
+                          float* scratch) {
+  const int64_t dim = PaddedDim(p.head_dim);
+  const int32_t group = p.num_heads / p.num_kv_heads;
+  const int64_t rows = int64_t{count} * group;
+  float* keys = scratch;
+  float* values = keys + kKeys * dim;
+  float* query = values + kKeys * dim;
+  float* acc = query + rows * dim;
+  float* probabilities = acc + rows * dim;
+  float* max = probabilities + rows * kKeys;
+  float* sum = max + rows;
+
+  // Rows are tokens, each with its heads together.
+  const int32_t start = p.cu_seqlens_q[seq];
+  const int32_t q_len = p.cu_seqlens_q[seq + 1] - start;
+  const int64_t first_position = p.context_lens[seq] - q_len + first;
+  const auto row_offset = [&](int64_t row) {
+    const int64_t token = start + first + row / group;
+    const int64_t head = int64_t{kv_head} * group + row % group;
+    return (token * p.num_heads + head) * p.head_dim;
+  };
+  std::memset(query, 0, 2 * rows * dim * sizeof(float));  // acc too
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(query + r * dim, p.q + row_offset(r),
+                p.head_dim * sizeof(float));
+    max[r] = -INFINITY;
+    sum[r] = 0;
+  }
+
+  const int64_t end = first_position + count;  // keys the last row sees
+  for (int64_t tile = 0; tile < end; tile += kKeys) {
+    const int64_t num_keys = end - tile < kKeys ? end - tile : kKeys;
+    GatherRows(p, p.k_cache, seq, kv_head, tile, num_keys, dim, keys);
+    GatherRows(p, p.v_cache, seq, kv_head, tile, num_keys, dim, values);
+    // Earlier tokens may see nothing of the last tiles.
+    int64_t row = first_position >= tile ? 0 : (tile - first_position) * group;
+    while (row < rows) {
+      const int64_t batch = rows - row >= 4 ? 4 : 1;
+      float* scores = probabilities + row * kKeys;
+      if (batch == 4) {
+        Scores<4>(query + row * dim, keys, dim, scores);
+      } else {
+        Scores<1>(query + row * dim, keys, dim, scores);
+      }
+      for (int64_t r = row; r < row + batch; ++r) {
+        int64_t valid = first_position + r / group + 1 - tile;
+        if (valid > kKeys) valid = kKeys;
+        SoftmaxRow(p.scale, valid, dim, probabilities + r * kKeys,
+                   acc + r * dim, max + r, sum + r);
+      }
+      if (batch == 4) {
+        AddValues<4>(scores, values, num_keys, dim, acc + row * dim);
+      } else {
+        AddValues<1>(scores, values, num_keys, dim, acc + row * dim);
+      }
+      row += batch;
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    const float scale = 1.0f / sum[r];
+    for (int64_t i = 0; i < dim; i += kLanes) {
+      Store(Load(acc + r * dim + i) * Set(scale), acc + r * dim + i);
+    }
+    std::memcpy(p.out + row_offset(r), acc + r * dim,
+                p.head_dim * sizeof(float));
+  }
+}
+
+}  // namespace shoal::SHOAL_ISA

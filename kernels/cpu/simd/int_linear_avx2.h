@@ -1,0 +1,183 @@
+// Integer products on AVX2: eight rows in the lanes of a vector, four weights
+// of each row a lane. Included by isa_avx2.cc only.
+//
+// maddubs multiplies unsigned by signed bytes into 16-bit sums of two:
+//   4-bit weights: at most 2 · 15 · 127 a sum, so a whole group of eight sums
+//     (30,480) fits 16 bits and is widened once;
+//   5-bit weights (kU8Min): 2 · 31 · 127, four sums fit;
+//   signed weights: |w| times x with w's sign; 2 · 128 · 127 fits just once.
+#pragma once
+
+#include "kernels/cpu/simd/int_tile.h"
+
+namespace shoal::SHOAL_ISA {
+
+inline constexpr int kTileRows = 8;
+
+struct Avx2IntKernel {
+  template <IntKind kKind, int kTokens>
+  void Run(const uint8_t* data, const RoundedRows& in, int64_t token,
+           int64_t row, int rows, const LinearOut& out) const {
+    using Group = IntGroup<kKind, kTileRows>;
+    const int64_t groups = in.in_features / kGroup;
+    const int8_t* x[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      x[t] = in.values + (token + t) * in.in_features;
+    }
+    __m256 acc[kTokens];
+    for (int t = 0; t < kTokens; ++t) acc[t] = _mm256_setzero_ps();
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t* quants = data + Group::kHeadBytes;
+      __m256i dot[kTokens];
+      const __m256 scale = Halves(data);
+      if constexpr (Group::kNumScales == 2) {
+        SignedDot<0, 4, kTokens>(quants, x, dot);
+        AddScaled(scale, in, token, groups, g, dot, acc);
+        SignedDot<4, 8, kTokens>(quants, x, dot);
+        AddScaled(Halves(data + Group::kScaleBytes), in, token, groups, g, dot,
+                  acc);
+      } else {
+        if constexpr (kKind == IntKind::kU4Min || kKind == IntKind::kS4) {
+          NibbleDot<kTokens>(quants, x, dot);
+        } else if constexpr (kKind == IntKind::kTable4) {
+          TableDot<kTokens>(quants, x, dot);
+        } else if constexpr (kKind == IntKind::kU8Min) {
+          UnsignedDot<kTokens>(quants, x, dot);
+        } else {
+          SignedDot<0, 8, kTokens>(quants, x, dot);
+        }
+        AddScaled(scale, in, token, groups, g, dot, acc);
+      }
+      if constexpr (Group::kHasMin || kKind == IntKind::kS4) {
+        const __m256 min = kKind == IntKind::kS4
+                               ? _mm256_mul_ps(scale, _mm256_set1_ps(-8.0f))
+                               : Halves(data + Group::kScaleBytes);
+        for (int t = 0; t < kTokens; ++t) {
+          const __m256 sum =
+              _mm256_broadcast_ss(in.sums + (token + t) * groups + g);
+          acc[t] = _mm256_fmadd_ps(min, sum, acc[t]);
+        }
+      }
+      data += Group::kBytes;
+      for (int t = 0; t < kTokens; ++t) x[t] += kGroup;
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      float values[kTileRows];
+      _mm256_storeu_ps(values, acc[t]);
+      StoreTile<kTileRows>(values, token + t, row, rows, out);
+    }
+  }
+
+ private:
+  static __m256 Halves(const uint8_t* p) {
+    return _mm256_cvtph_ps(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static __m256i Quants(const uint8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  // Four activations in every lane.
+  static __m256i Four(const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, sizeof(four));
+    return _mm256_set1_epi32(four);
+  }
+  static __m256i Widen(__m256i sums) {
+    return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+  }
+
+  template <int kTokens>
+  static void AddScaled(__m256 scale, const RoundedRows& in, int64_t token,
+                        int64_t groups, int64_t g,
+                        const __m256i (&dot)[kTokens], __m256 (&acc)[kTokens]) {
+    for (int t = 0; t < kTokens; ++t) {
+      const __m256 x =
+          _mm256_broadcast_ss(in.scales + (token + t) * groups + g);
+      acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scale, x),
+                               _mm256_cvtepi32_ps(dot[t]), acc[t]);
+    }
+  }
+
+  template <int kTokens>
+  static void NibbleDot(const uint8_t* quants,
+                        const int8_t* const (&x)[kTokens],
+                        __m256i (&dot)[kTokens]) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+    for (int c = 0; c < 4; ++c) {
+      const __m256i both = Quants(quants + c * kTileRows * 4);
+      const __m256i low = _mm256_and_si256(both, mask);
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
+      for (int t = 0; t < kTokens; ++t) {
+        const __m256i a = _mm256_maddubs_epi16(low, Four(x[t] + 8 * c));
+        const __m256i b = _mm256_maddubs_epi16(high, Four(x[t] + 8 * c + 4));
+        dot[t] = _mm256_add_epi16(dot[t], _mm256_add_epi16(a, b));
+      }
+    }
+    for (int t = 0; t < kTokens; ++t) dot[t] = Widen(dot[t]);
+  }
+
+  // Adds |w| · (x with w's sign), widened.
+  static __m256i AddSigned(__m256i w, __m256i x, __m256i dot) {
+    const __m256i product =
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(dot, Widen(product));
+  }
+
+  template <int kTokens>
+  static void TableDot(const uint8_t* quants, const int8_t* const (&x)[kTokens],
+                       __m256i (&dot)[kTokens]) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i levels = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38,
+                      53, 69, 89, 113));
+    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+    for (int c = 0; c < 4; ++c) {
+      const __m256i both = Quants(quants + c * kTileRows * 4);
+      const __m256i low =
+          _mm256_shuffle_epi8(levels, _mm256_and_si256(both, mask));
+      const __m256i high = _mm256_shuffle_epi8(
+          levels, _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
+      for (int t = 0; t < kTokens; ++t) {
+        dot[t] = AddSigned(low, Four(x[t] + 8 * c), dot[t]);
+        dot[t] = AddSigned(high, Four(x[t] + 8 * c + 4), dot[t]);
+      }
+    }
+  }
+
+  template <int kTokens>
+  static void UnsignedDot(const uint8_t* quants,
+                          const int8_t* const (&x)[kTokens],
+                          __m256i (&dot)[kTokens]) {
+    __m256i half[kTokens];
+    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+    for (int first = 0; first < 8; first += 4) {
+      for (int t = 0; t < kTokens; ++t) half[t] = _mm256_setzero_si256();
+      for (int c = first; c < first + 4; ++c) {
+        const __m256i w = Quants(quants + c * kTileRows * 4);
+        for (int t = 0; t < kTokens; ++t) {
+          half[t] = _mm256_add_epi16(
+              half[t], _mm256_maddubs_epi16(w, Four(x[t] + 4 * c)));
+        }
+      }
+      for (int t = 0; t < kTokens; ++t) {
+        dot[t] = _mm256_add_epi32(dot[t], Widen(half[t]));
+      }
+    }
+  }
+
+  template <int kFirst, int kLast, int kTokens>
+  static void SignedDot(const uint8_t* quants,
+                        const int8_t* const (&x)[kTokens],
+                        __m256i (&dot)[kTokens]) {
+    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+    for (int c = kFirst; c < kLast; ++c) {
+      const __m256i w = Quants(quants + c * kTileRows * 4);
+      for (int t = 0; t < kTokens; ++t) {
+        dot[t] = AddSigned(w, Four(x[t] + 4 * c), dot[t]);
+      }
+    }
+  }
+};
+
+}  // namespace shoal::SHOAL_ISA

@@ -1,0 +1,137 @@
+// Integer products on AVX-512 VNNI: sixteen rows in the lanes of a vector, four
+// weights of each row a lane; dpbusd adds four products of unsigned weights and
+// signed activations to a lane. Signed weights get 128 added on the fly, and
+// what that adds to a dot, 128 · Σ x, is counted beside it and taken off again.
+// Included by isa_avx512.cc only.
+#pragma once
+
+#include "kernels/cpu/simd/int_tile.h"
+
+namespace shoal::SHOAL_ISA {
+
+inline constexpr int kTileRows = 16;
+
+struct Avx512IntKernel {
+  template <IntKind kKind, int kTokens>
+  void Run(const uint8_t* data, const RoundedRows& in, int64_t token,
+           int64_t row, int rows, const LinearOut& out) const {
+    using Group = IntGroup<kKind, kTileRows>;
+    const int64_t groups = in.in_features / kGroup;
+    const int8_t* x[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      x[t] = in.values + (token + t) * in.in_features;
+    }
+    __m512 acc[kTokens];
+    for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t* quants = data + Group::kHeadBytes;
+      __m512i dot[kTokens];
+      const __m512 scale = Halves(data);
+      if constexpr (Group::kNumScales == 2) {
+        Dot<kKind, 0, 4>(quants, x, dot);
+        AddScaled(scale, in, token, groups, g, dot, acc);
+        Dot<kKind, 4, 8>(quants, x, dot);
+        AddScaled(Halves(data + Group::kScaleBytes), in, token, groups, g, dot,
+                  acc);
+      } else {
+        Dot<kKind, 0, Group::kChunks>(quants, x, dot);
+        AddScaled(scale, in, token, groups, g, dot, acc);
+      }
+      if constexpr (Group::kHasMin || kKind == IntKind::kS4) {
+        const __m512 min = kKind == IntKind::kS4
+                               ? _mm512_mul_ps(scale, _mm512_set1_ps(-8.0f))
+                               : Halves(data + Group::kScaleBytes);
+        for (int t = 0; t < kTokens; ++t) {
+          const __m512 sum = _mm512_set1_ps(in.sums[(token + t) * groups + g]);
+          acc[t] = _mm512_fmadd_ps(min, sum, acc[t]);
+        }
+      }
+      data += Group::kBytes;
+      for (int t = 0; t < kTokens; ++t) x[t] += kGroup;
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      float values[kTileRows];
+      _mm512_storeu_ps(values, acc[t]);
+      StoreTile<kTileRows>(values, token + t, row, rows, out);
+    }
+  }
+
+ private:
+  static __m512 Halves(const uint8_t* p) {
+    return _mm512_cvtph_ps(
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  // Four activations in every lane.
+  static __m512i Four(const int8_t* x) {
+    int32_t four;
+    std::memcpy(&four, x, sizeof(four));
+    return _mm512_set1_epi32(four);
+  }
+
+  template <int kTokens>
+  static void AddScaled(__m512 scale, const RoundedRows& in, int64_t token,
+                        int64_t groups, int64_t g,
+                        const __m512i (&dot)[kTokens], __m512 (&acc)[kTokens]) {
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512 x = _mm512_set1_ps(in.scales[(token + t) * groups + g]);
+      acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, x),
+                               _mm512_cvtepi32_ps(dot[t]), acc[t]);
+    }
+  }
+
+  // Dots of chunks [kFirst, kLast) with the weights' true values.
+  template <IntKind kKind, int kFirst, int kLast, int kTokens>
+  static void Dot(const uint8_t* quants, const int8_t* const (&x)[kTokens],
+                  __m512i (&dot)[kTokens]) {
+    using Group = IntGroup<kKind, kTileRows>;
+    constexpr bool kSigned = kKind == IntKind::kTable4 ||
+                             kKind == IntKind::kS8 || kKind == IntKind::kS8Half;
+    const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
+    __m512i offset[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      dot[t] = _mm512_setzero_si512();
+      offset[t] = _mm512_setzero_si512();
+    }
+    for (int c = kFirst; c < kLast; ++c) {
+      const __m512i w = _mm512_loadu_si512(quants + c * kTileRows * 4);
+      if constexpr (Group::kFourBit) {
+        const __m512i mask = _mm512_set1_epi8(15);
+        __m512i low = _mm512_and_si512(w, mask);
+        __m512i high = _mm512_and_si512(_mm512_srli_epi16(w, 4), mask);
+        if constexpr (kKind == IntKind::kTable4) {
+          const __m512i levels = _mm512_broadcast_i32x4(
+              _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25,
+                            38, 53, 69, 89, 113));
+          low = _mm512_xor_si512(_mm512_shuffle_epi8(levels, low), flip);
+          high = _mm512_xor_si512(_mm512_shuffle_epi8(levels, high), flip);
+        }
+        for (int t = 0; t < kTokens; ++t) {
+          const __m512i a = Four(x[t] + 8 * c);
+          const __m512i b = Four(x[t] + 8 * c + 4);
+          dot[t] = _mm512_dpbusd_epi32(dot[t], low, a);
+          dot[t] = _mm512_dpbusd_epi32(dot[t], high, b);
+          if constexpr (kSigned) {
+            offset[t] = _mm512_dpbusd_epi32(offset[t], flip, a);
+            offset[t] = _mm512_dpbusd_epi32(offset[t], flip, b);
+          }
+        }
+      } else {
+        const __m512i u = kSigned ? _mm512_xor_si512(w, flip) : w;
+        for (int t = 0; t < kTokens; ++t) {
+          const __m512i a = Four(x[t] + 4 * c);
+          dot[t] = _mm512_dpbusd_epi32(dot[t], u, a);
+          if constexpr (kSigned) {
+            offset[t] = _mm512_dpbusd_epi32(offset[t], flip, a);
+          }
+        }
+      }
+    }
+    if constexpr (kSigned) {
+      for (int t = 0; t < kTokens; ++t) {
+        dot[t] = _mm512_sub_epi32(dot[t], offset[t]);
+      }
+    }
+  }
+};
+
+}  // namespace shoal::SHOAL_ISA
