@@ -32,8 +32,8 @@ HttpResponse AnswerOptions(const RequestHead& head, const Router& router,
                            const Admission& admission) {
   const std::string allow = router.Allow(admission.request.path);
   if (allow.empty() && head.target != "*") {
-    return ApiError(WithDetail(absl::NotFoundError("Unknown path"), "",
-                               "unknown_path"));
+    return ApiError(
+        WithDetail(absl::NotFoundError("Unknown path"), "", "unknown_path"));
   }
   HttpResponse response;
   response.status = 204;
@@ -56,9 +56,9 @@ std::optional<HttpResponse> CheckForm(const RequestHead& head) {
   }
   if (!head.expect.empty() &&
       !absl::EqualsIgnoreCase(head.expect, "100-continue")) {
-    return ApiError(BadRequest("Only Expect: 100-continue is understood",
-                               "invalid_expect"),
-                    417);
+    return ApiError(
+        BadRequest("Only Expect: 100-continue is understood", "invalid_expect"),
+        417);
   }
   if (!head.content_encoding.empty() &&
       !absl::EqualsIgnoreCase(head.content_encoding, "identity")) {
@@ -124,8 +124,8 @@ Admission Admit(const RequestHead& head, const Router& router,
   }
   const bool asterisk = head.target == "*" && head.method == "OPTIONS";
   if (!path || (!path->starts_with("/") && !asterisk)) {
-    admission.answer = ApiError(
-        BadRequest("The request's path is malformed", "invalid_path"));
+    admission.answer =
+        ApiError(BadRequest("The request's path is malformed", "invalid_path"));
     return admission;
   }
   request.path = *path;
@@ -145,8 +145,8 @@ Admission Admit(const RequestHead& head, const Router& router,
     return admission;
   }
   request.path_tail = std::string(match->tail);
-  admission.answer = CheckRoute(head, *match->route, keys, open_only,
-                                &request.tenant);
+  admission.answer =
+      CheckRoute(head, *match->route, keys, open_only, &request.tenant);
   if (!admission.answer) admission.route = match->route;
   return admission;
 }

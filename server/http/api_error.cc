@@ -35,10 +35,10 @@ std::string_view ErrorType(int http_status) {
 std::string ErrorBody(const absl::Status& status, int http_status) {
   const bool inside = absl::IsInternal(status) || absl::IsUnknown(status);
   nlohmann::ordered_json error;
-  error["message"] = inside ? "Internal error; the server's log has more under "
-                              "this request's id"
-                            : PrintableText(std::string(status.message()),
-                                          kMaxMessageBytes);
+  error["message"] =
+      inside ? "Internal error; the server's log has more under "
+               "this request's id"
+             : PrintableText(std::string(status.message()), kMaxMessageBytes);
   error["type"] = ErrorType(http_status);
   const std::string param = PrintableText(ErrorParam(status));
   const std::string code = PrintableText(ErrorCode(status));
@@ -63,8 +63,7 @@ HttpResponse ApiError(const absl::Status& status, int http_status) {
   response.content_type = "application/json";
   response.body = ErrorBody(status, response.status);
   if (response.status == 429 || response.status == 503) {
-    const absl::Duration delay =
-        RetryAfter(status).value_or(absl::Seconds(1));
+    const absl::Duration delay = RetryAfter(status).value_or(absl::Seconds(1));
     const int64_t seconds = std::max<int64_t>(
         1, absl::ToInt64Seconds(absl::Ceil(delay, absl::Seconds(1))));
     response.headers.emplace_back("Retry-After", absl::StrCat(seconds));

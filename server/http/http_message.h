@@ -14,15 +14,15 @@
 namespace shoal {
 
 struct HttpRequest {
-  std::string method;         // upper case
-  std::string path;           // percent-decoded, without query, valid UTF-8
-  std::string path_tail;      // what a "/*" route matched, else empty
-  std::string query;          // as sent
-  std::string body;           // whole, within the limit
-  std::string content_type;   // as sent
-  std::string accept_match;   // If-None-Match, as sent
-  std::string request_id;     // the client's X-Request-Id, or made up
-  std::string tenant;         // of the API key
+  std::string method;        // upper case
+  std::string path;          // percent-decoded, without query, valid UTF-8
+  std::string path_tail;     // what a "/*" route matched, else empty
+  std::string query;         // as sent
+  std::string body;          // whole, within the limit
+  std::string content_type;  // as sent
+  std::string accept_match;  // If-None-Match, as sent
+  std::string request_id;    // the client's X-Request-Id, or made up
+  std::string tenant;        // of the API key
 };
 
 struct HttpResponse {

@@ -26,7 +26,7 @@ namespace net = boost::asio;
 using boost::system::error_code;
 using net::ip::tcp;
 
-constexpr int kReserve = 16;             // connections for open routes
+constexpr int kReserve = 16;                // connections for open routes
 constexpr int kSendBufferBytes = 64 << 10;  // the kernel doubles it
 constexpr auto kAcceptRetry = std::chrono::milliseconds(100);
 
@@ -38,8 +38,8 @@ int ConnectionCap(int wish) {
       limit.rlim_cur == RLIM_INFINITY) {
     return wish;
   }
-  const int half = static_cast<int>(
-      std::min<rlim_t>(limit.rlim_cur / 2, 1 << 30));
+  const int half =
+      static_cast<int>(std::min<rlim_t>(limit.rlim_cur / 2, 1 << 30));
   return std::max(4, std::min(wish, half - kReserve));
 }
 

@@ -39,8 +39,8 @@ struct HttpServerOptions {
 class HttpServer {
  public:
   // Binds, then serves from threads of its own. `keys` must outlive the server.
-  // InvalidArgument: address or TLS files. Unavailable: the port is taken or may
-  // not be bound, naming it.
+  // InvalidArgument: address or TLS files. Unavailable: the port is taken or
+  // may not be bound, naming it.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(
       const HttpServerOptions& options, Router router, const ApiKeys& keys);
 

@@ -148,8 +148,8 @@ std::optional<int64_t> JsonFields::Int(const char* name, int64_t low,
   bool in_range = true;
   if (value->is_number_unsigned()) {
     const auto number = value->get<uint64_t>();
-    in_range = number <= static_cast<uint64_t>(
-                             std::numeric_limits<int64_t>::max());
+    in_range =
+        number <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
     result = static_cast<int64_t>(number);
   } else if (value->is_number_integer()) {
     result = value->get<int64_t>();

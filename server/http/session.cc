@@ -81,9 +81,8 @@ class SessionOn final : public Session,
   ~SessionOn() override { context_.registry.Remove(this); }
 
   void Start() override {
-    net::post(stream_.get_executor(), [self = this->shared_from_this()] {
-      self->Handshake();
-    });
+    net::post(stream_.get_executor(),
+              [self = this->shared_from_this()] { self->Handshake(); });
   }
 
   void Close() override {
@@ -159,12 +158,11 @@ class SessionOn final : public Session,
     if constexpr (kTls) {
       phase_ = Phase::kReading;
       SetDeadline(kHandshakeTime);
-      stream_.async_handshake(
-          net::ssl::stream_base::server,
-          [self = this->shared_from_this()](error_code ec) {
-            if (ec) return self->CloseNow();
-            self->AwaitRequest();
-          });
+      stream_.async_handshake(net::ssl::stream_base::server,
+                              [self = this->shared_from_this()](error_code ec) {
+                                if (ec) return self->CloseNow();
+                                self->AwaitRequest();
+                              });
     } else {
       AwaitRequest();
     }
@@ -224,11 +222,9 @@ class SessionOn final : public Session,
       if (++num_chunks_ > kMaxChunks) ec = http::error::body_limit;
     };
     parser_->on_chunk_header(on_chunk_);
-    http::async_read_header(
-        stream_, buffer_, *parser_,
-        [self = this->shared_from_this()](error_code ec, size_t) {
-          self->OnHead(ec);
-        });
+    http::async_read_header(stream_, buffer_, *parser_,
+                            [self = this->shared_from_this()](
+                                error_code ec, size_t) { self->OnHead(ec); });
   }
 
   void OnHead(error_code ec) {
@@ -242,15 +238,14 @@ class SessionOn final : public Session,
     keep_alive_ = false;
     if (ec) return OnReadError(ec);
     head_only_ = parser_->get().method() == http::verb::head;
-    Admission admission =
-        Admit(ReadHeadFields(parser_->get()), context_.router, context_.keys,
-              context_.options, open_only_);
+    Admission admission = Admit(ReadHeadFields(parser_->get()), context_.router,
+                                context_.keys, context_.options, open_only_);
     request_ = std::move(admission.request);
     cors_headers_ = std::move(admission.cors_headers);
     const bool keep_alive = parser_->keep_alive() && !open_only_;
-    const bool no_body = parser_->is_done() ||
-                         (parser_->content_length_remaining() &&
-                          *parser_->content_length_remaining() == 0);
+    const bool no_body =
+        parser_->is_done() || (parser_->content_length_remaining() &&
+                               *parser_->content_length_remaining() == 0);
     if (admission.answer) {
       keep_alive_ = keep_alive && no_body;
       phase_ = Phase::kReplying;
@@ -259,8 +254,8 @@ class SessionOn final : public Session,
     route_ = admission.route;
     keep_alive_ = keep_alive;
     if (parser_->is_done()) return OnBody({});
-    if (absl::EqualsIgnoreCase(
-            std::string(parser_->get()[http::field::expect]), "100-continue") &&
+    if (absl::EqualsIgnoreCase(std::string(parser_->get()[http::field::expect]),
+                               "100-continue") &&
         http_1_1_) {
       return SendContinue();
     }
@@ -340,12 +335,12 @@ class SessionOn final : public Session,
     if (!reply.stream) return SendWhole(std::move(reply.response));
     reply_stream_ = std::move(reply.stream);
     // The notification comes on any thread and may outlive the session.
-    reply_stream_->SetNotify([weak = this->weak_from_this(),
-                              executor = stream_.get_executor()] {
-      net::post(executor, [weak] {
-        if (auto self = weak.lock()) self->Pump();
-      });
-    });
+    reply_stream_->SetNotify(
+        [weak = this->weak_from_this(), executor = stream_.get_executor()] {
+          net::post(executor, [weak] {
+            if (auto self = weak.lock()) self->Pump();
+          });
+        });
     Pump();
   }
 
@@ -364,9 +359,8 @@ class SessionOn final : public Session,
       status_ = piece->head->status;
       AddCors(*piece->head);
       out_ = ResponseHead(
-          *piece->head,
-          http_1_1_ ? BodyFraming::kChunked : BodyFraming::kClose, keep_alive_,
-          request_.request_id);
+          *piece->head, http_1_1_ ? BodyFraming::kChunked : BodyFraming::kClose,
+          keep_alive_, request_.request_id);
     }
     if (!http_1_1_) {
       out_ += piece->data;
@@ -424,9 +418,10 @@ class SessionOn final : public Session,
   void LogRequest() const {
     const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(
         Clock::now() - started_);
-    const auto level = status_ >= 500                     ? spdlog::level::warn
-                       : route_ && route_->method == "GET" ? spdlog::level::debug
-                                                          : spdlog::level::info;
+    const auto level = status_ >= 500 ? spdlog::level::warn
+                       : route_ && route_->method == "GET"
+                           ? spdlog::level::debug
+                           : spdlog::level::info;
     spdlog::log(level, "http {} {} status={} ms={} request_id={}",
                 PrintableText(request_.method, 16),
                 PrintableText(request_.path, 80), status_, ms.count(),

@@ -59,8 +59,7 @@ struct SessionContext {
 };
 
 using Strand = boost::asio::strand<boost::asio::io_context::executor_type>;
-using Socket =
-    boost::asio::basic_stream_socket<boost::asio::ip::tcp, Strand>;
+using Socket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, Strand>;
 
 // `open_only`: the connection is one of the reserve and gets open routes only.
 // `tls` may be nullptr, else must outlive the session.
