@@ -13,6 +13,8 @@ namespace shoal {
 namespace {
 
 constexpr size_t kMaxDepth = 64;
+// Finding a member looks at them all.
+constexpr size_t kMaxMembers = 4096;
 
 // Builds the value from parse events, so that depth and duplicate keys are
 // judged before anything recursive sees them.
@@ -48,6 +50,10 @@ class BoundedBuilder : public nlohmann::json_sax<Json> {
     if (!keys_.back().insert(value).second) {
       return Refuse(absl::StrCat("the key \"", PrintableText(value, 60),
                                  "\" comes twice in one object"));
+    }
+    if (keys_.back().size() > kMaxMembers) {
+      return Refuse(
+          absl::StrCat("an object has more than ", kMaxMembers, " members"));
     }
     key_ = std::move(value);
     return true;
@@ -124,7 +130,7 @@ absl::StatusOr<Json> ParseJsonObject(std::string_view text) {
   return json;
 }
 
-std::string DumpJson(const OrderedJson& json) {
+std::string DumpJson(const Json& json) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 

@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,15 +17,16 @@
 
 namespace shoal {
 
-using Json = nlohmann::json;
-using OrderedJson = nlohmann::ordered_json;
+// Keeps the members' order: chat templates print tools as they came.
+using Json = nlohmann::ordered_json;
 
 // InvalidArgument for anything but one JSON object in valid UTF-8: syntax,
-// nesting deeper than 64, a key twice in one object, a number out of range.
+// nesting deeper than 64, a key twice in one object or more than 4096 of them,
+// a number out of range.
 absl::StatusOr<Json> ParseJsonObject(std::string_view text);
 
 // One line; bytes that are no UTF-8 become U+FFFD.
-std::string DumpJson(const OrderedJson& json);
+std::string DumpJson(const Json& json);
 
 // InvalidArgument with `param` and `code`.
 absl::Status ParamError(std::string_view param, std::string_view message,
@@ -51,6 +54,8 @@ class JsonFields {
 
   void Fail(const std::string& name, const std::string& message,
             std::string_view code = "invalid_value");
+  // Keeps the first error of an inner object, too.
+  void Adopt(const absl::Status& inner) { status_.Update(inner); }
   const absl::Status& status() const { return status_; }
   bool ok() const { return status_.ok(); }
 
