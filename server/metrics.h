@@ -26,9 +26,12 @@ enum class RequestOutcome { kOk, kError, kCancelled, kDeadline, kRejected };
 
 struct MetricsOptions {
   std::string model_name;  // label of the vllm: families
-  std::string device;      // "cpu"
+  std::string device;      // "cpu"; label of weights, cache and workspace
   std::string cpu_isa;     // label of shoal_build_info
-  int64_t memory_limit_bytes = 0;  // 0: that of the cgroup or machine
+  // Of `device`. 0: on the CPU that of the cgroup or machine, else not
+  // exported.
+  int64_t memory_limit_bytes = 0;
+  int32_t max_model_len = 32768;  // tokens; ends the buckets of request lengths
 };
 
 class ServerMetrics : public EngineObserver {

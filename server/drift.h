@@ -1,0 +1,85 @@
+// DriftMonitor tells how far the tokens a model puts out now lie from those it
+// put out when a baseline was recorded: the Kullback-Leibler divergence of a
+// sliding window from the baseline, in nats.
+//
+//   D(P || Q) = Σ over t of P(t) · ln(P(t) / Q(t))
+//   P(t) = (window count of t + α) / (n + α·K),  Q(t) likewise with m tokens
+//
+// K is the number of tokens seen in either, n and m are the token counts and
+// α = kSmoothing keeps Q above 0 where the baseline never saw a token.
+//
+// Bias: two samples of one and the same distribution do not give 0 but, to
+// second order, (K - 1) / 2 · (1/n + 1/m). This is subtracted and the result
+// clamped at 0. The correction holds while K is small against n and m; below
+// the minimum counts there is no value at all.
+//
+// Memory: the window's ring (4 bytes a token) and one count a distinct token of
+// the window and of the baseline. Thread safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+
+namespace shoal {
+
+struct DriftOptions {
+  std::string model_name;             // a baseline of another model is refused
+  size_t window_tokens = 65536;       // tokens kept; at least 1
+  size_t min_window_tokens = 4096;    // fewer: no value
+  size_t min_baseline_tokens = 4096;  // fewer: RecordBaseline and Load fail
+};
+
+struct DriftReading {
+  double kl = 0;  // nats; NaN without a baseline or with too small a window
+  int64_t window_tokens = 0;
+  int64_t baseline_tokens = 0;
+};
+
+class DriftMonitor {
+ public:
+  static constexpr double kSmoothing = 0.5;
+
+  explicit DriftMonitor(DriftOptions options);
+
+  void Add(std::span<const int32_t> token_ids) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Takes time linear in the distinct tokens.
+  DriftReading Read() const ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Makes the current window the baseline and writes it to `path`, whole or not
+  // at all, surviving a power cut. FailedPrecondition: too few tokens.
+  // Internal: the file cannot be written; the old baseline stays in both cases.
+  absl::Status RecordBaseline(const std::string& path)
+      ABSL_LOCKS_EXCLUDED(file_mutex_, mutex_);
+
+  // NotFound: no such file. FailedPrecondition: of another model, or of too few
+  // tokens. InvalidArgument: not a baseline of a version known here. The old
+  // baseline stays on any error.
+  absl::Status LoadBaseline(const std::string& path)
+      ABSL_LOCKS_EXCLUDED(file_mutex_, mutex_);
+
+ private:
+  using Counts = absl::flat_hash_map<int32_t, int64_t>;
+
+  absl::Status CheckEnough(int64_t tokens) const;
+  void Adopt(Counts counts) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  const DriftOptions options_;
+  absl::Mutex file_mutex_;  // taken before mutex_
+  mutable absl::Mutex mutex_;
+  std::vector<int32_t> ring_ ABSL_GUARDED_BY(mutex_);
+  size_t next_ ABSL_GUARDED_BY(mutex_) = 0;  // the oldest once the ring is full
+  Counts window_ ABSL_GUARDED_BY(mutex_);
+  Counts baseline_ ABSL_GUARDED_BY(mutex_);
+  int64_t baseline_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace shoal
