@@ -35,8 +35,9 @@ using Parser = absl::StatusOr<OpenAiRequest> (*)(const HttpRequest&);
 Reply Generate(const HttpRequest& http, Parser parse,
                GenerationService& service, const Lifecycle& lifecycle,
                ServerMetrics& metrics) {
-  absl::StatusOr<OpenAiRequest> request = CheckServing(lifecycle);
-  if (request.status().ok()) request = parse(http);
+  const absl::Status serving = CheckServing(lifecycle);
+  absl::StatusOr<OpenAiRequest> request =
+      serving.ok() ? parse(http) : absl::StatusOr<OpenAiRequest>(serving);
   if (!request.ok()) {
     metrics.OnRequestReceived();
     metrics.OnRequestEnded(RequestOutcome::kRejected);

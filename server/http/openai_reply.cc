@@ -139,6 +139,7 @@ class StreamedReply final : public OpenAiReply {
       piece.head->content_type = "text/event-stream; charset=utf-8";
       // Proxies that would collect the stream leave it alone.
       piece.head->headers.emplace_back("X-Accel-Buffering", "no");
+      if (piece.last) piece.head->body = std::move(piece.data);
     }
     return piece;
   }

@@ -9,7 +9,6 @@ const kStorageKey = 'shoal.settings';
 
 let conversation = [];  // {role, content}, without the system prompt
 let running = null;     // AbortController of the reply under way
-let model = '';
 
 // ---- Settings
 
@@ -266,7 +265,7 @@ async function send() {
   }
   if (running !== controller) return;
   setRunning(null);
-  $('announcer').textContent = reply;
+  $('announcer').textContent = 'The reply is complete';
   $('prompt').focus();
 }
 
@@ -289,7 +288,7 @@ async function showModel() {
   try {
     const response = await fetch('v1/models', { headers: headers() });
     if (!response.ok) return;
-    model = (await response.json()).data[0].id;
+    const model = (await response.json()).data[0].id;
     $('model').textContent = model;
     document.title = `${model} - Shoal chat`;
   } catch {
