@@ -23,15 +23,15 @@
 namespace shoal {
 
 struct EngineOptions {
-  int32_t max_num_seqs = 256;            // sequences running at once
+  int32_t max_num_seqs = 256;             // sequences running at once
   int32_t max_num_batched_tokens = 2048;  // most tokens in one step
-  int32_t max_model_len = 0;             // tokens; 0: the model's own limit
-  int32_t block_size = 16;               // tokens a cache block
-  double memory_fraction = 0.5;          // of free memory at start, for the cache
-  int64_t kv_cache_bytes = 0;            // 0: by memory_fraction
+  int32_t max_model_len = 0;              // tokens; 0: the model's own limit
+  int32_t block_size = 16;                // tokens a cache block
+  double memory_fraction = 0.5;  // of free memory at start, for the cache
+  int64_t kv_cache_bytes = 0;    // 0: by memory_fraction
   int32_t max_num_queued_requests = 1024;
-  int64_t max_num_queued_tokens = 0;     // prompt tokens; 0: no bound of its own
-  int32_t stream_capacity = 256;         // events waiting in one TokenStream
+  int64_t max_num_queued_tokens = 0;  // prompt tokens; 0: no bound of its own
+  int32_t stream_capacity = 256;      // events waiting in one TokenStream
   // Step time the batcher steers the token budget toward; 0: fixed budget.
   absl::Duration target_step_time = absl::ZeroDuration();
   bool enable_prefix_caching = true;
@@ -40,8 +40,8 @@ struct EngineOptions {
 struct EngineRequest {
   std::vector<int32_t> prompt_token_ids;
   SamplingParams sampling;
-  int32_t n = 1;          // sequences sampled from the prompt
-  int32_t priority = 0;   // smaller runs earlier
+  int32_t n = 1;         // sequences sampled from the prompt
+  int32_t priority = 0;  // smaller runs earlier
   absl::Time deadline = absl::InfiniteFuture();
   std::string cache_salt;  // prefix blocks are shared within equal salts only
   bool bypass_prefix_cache = false;
@@ -98,9 +98,9 @@ class Engine {
   virtual const ModelConfig& config() const = 0;
 };
 
-// Takes the decoder and starts the step thread. `kernels` and `observer` (may be
-// nullptr) must outlive the engine. ResourceExhausted when the cache would not
-// hold one sequence, with the sum of what wants memory.
+// Takes the decoder and starts the step thread. `kernels` and `observer` (may
+// be nullptr) must outlive the engine. ResourceExhausted when the cache would
+// not hold one sequence, with the sum of what wants memory.
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(
     std::unique_ptr<Decoder> decoder, const EngineOptions& options,
     KernelTable& kernels, EngineObserver* observer);

@@ -17,15 +17,15 @@ enum class FinishReason : uint8_t {
 };
 
 struct StepStats {
-  double step_seconds = 0;      // planning + forward + sampling
-  double forward_seconds = 0;   // Decoder::Forward and Logits
+  double step_seconds = 0;     // planning + forward + sampling
+  double forward_seconds = 0;  // Decoder::Forward and Logits
   double sampling_seconds = 0;
   double planning_seconds = 0;
   int32_t num_prefill_tokens = 0;
   int32_t num_decode_tokens = 0;
   int32_t num_seqs = 0;
-  int32_t token_budget = 0;         // tokens the batcher allowed itself
-  int32_t num_running = 0;          // sequences after the step
+  int32_t token_budget = 0;  // tokens the batcher allowed itself
+  int32_t num_running = 0;   // sequences after the step
   int32_t num_waiting = 0;
   int32_t free_blocks = 0;
   int32_t total_blocks = 0;
@@ -49,7 +49,7 @@ struct RequestStats {
   double prefill_seconds = 0;  // first scheduled to first token
   double decode_seconds = 0;   // first to last token
   double e2e_seconds = 0;
-  double ttft_seconds = 0;     // 0 when no token came
+  double ttft_seconds = 0;  // 0 when no token came
 };
 
 class EngineObserver {

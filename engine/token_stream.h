@@ -19,8 +19,8 @@ namespace shoal {
 
 // One step's result of one sequence of a request.
 struct TokenEvent {
-  int32_t index = 0;  // which of the request's n sequences
-  std::vector<int32_t> token_ids;          // new completion tokens, may be empty
+  int32_t index = 0;               // which of the request's n sequences
+  std::vector<int32_t> token_ids;  // new completion tokens, may be empty
   std::vector<PositionLogprobs> logprobs;  // one a token if asked for
   // First event only, if asked for: one a prompt token but the first.
   std::vector<PositionLogprobs> prompt_logprobs;

@@ -14,9 +14,9 @@ namespace shoal {
 
 // `num_layers` tensors of shape [num_blocks, block_size, row_width].
 struct CacheGroup {
-  std::string name;        // "k", "v", "latent", ...
+  std::string name;  // "k", "v", "latent", ...
   int32_t num_layers = 0;
-  int64_t row_width = 0;   // elements a token and layer
+  int64_t row_width = 0;  // elements a token and layer
   DType dtype = DType::kF32;
 };
 

@@ -28,10 +28,6 @@ class PagedCache {
   int32_t block_size() const { return block_size_; }
   int64_t bytes() const { return bytes_; }
 
-  // Copies the first `num_tokens` rows of one block over another in every
-  // tensor (copy on write).
-  void CopyBlock(int32_t from, int32_t to, int32_t num_tokens);
-
  private:
   PagedCache() = default;
 

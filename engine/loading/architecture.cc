@@ -7,25 +7,23 @@ namespace shoal {
 namespace {
 
 constexpr Architecture kArchitectures[] = {
-    {"llama", "llama", ReadLlamaHfConfig, ReadLlamaGgufConfig,
-     AddDenseTensors},
-    {"qwen2", "qwen2", ReadQwen2HfConfig, ReadQwen2GgufConfig,
-     AddDenseTensors},
-    {"qwen3", "qwen3", ReadQwen3HfConfig, ReadQwen3GgufConfig,
-     AddDenseTensors},
+    {"llama", "llama", ReadLlamaHfConfig, ReadLlamaGgufConfig, AddDenseTensors},
+    {"qwen2", "qwen2", ReadQwen2HfConfig, ReadQwen2GgufConfig, AddDenseTensors},
+    {"qwen3", "qwen3", ReadQwen3HfConfig, ReadQwen3GgufConfig, AddDenseTensors},
 };
 
-absl::StatusOr<const Architecture*> FindBy(
-    std::string_view Architecture::*name, const std::string& file,
-    std::string_view field, std::string_view wanted) {
+absl::StatusOr<const Architecture*> FindBy(std::string_view Architecture::*name,
+                                           const std::string& file,
+                                           std::string_view field,
+                                           std::string_view wanted) {
   std::string known;
   for (const Architecture& architecture : kArchitectures) {
     if ((architecture.*name).empty()) continue;
     if (architecture.*name == wanted) return &architecture;
     known += Concat({known.empty() ? "" : ", ", architecture.*name});
   }
-  return absl::UnimplementedError(Concat({file, ": ", field, ": expected ",
-                                          known, ", got ", Quoted(wanted)}));
+  return absl::UnimplementedError(Concat(
+      {file, ": ", field, ": expected ", known, ", got ", Quoted(wanted)}));
 }
 
 }  // namespace

@@ -31,8 +31,7 @@ struct TensorSpec {
 
 inline void AddMatrix(std::vector<TensorSpec>* tensors, std::string name,
                       int64_t out, int64_t in) {
-  tensors->push_back(
-      {std::move(name), {out, in}, TensorSpec::Kind::kMatrix});
+  tensors->push_back({std::move(name), {out, in}, TensorSpec::Kind::kMatrix});
 }
 
 inline void AddFloats(std::vector<TensorSpec>* tensors, std::string name,
@@ -61,7 +60,6 @@ absl::StatusOr<const Architecture*> FindGgufArchitecture(
 
 // Checks relations between fields, such as heads divisible by key/value heads.
 // InvalidArgument naming `file` and the field.
-absl::Status ValidateConfig(const std::string& file,
-                            const ModelConfig& config);
+absl::Status ValidateConfig(const std::string& file, const ModelConfig& config);
 
 }  // namespace shoal

@@ -26,8 +26,7 @@ void ReadHeadWidths(FieldReader& fields, ModelConfig* config) {
   config->head_dim =
       fields.Int("attention.key_length", 1, kMaxHeadDim, quotient);
   for (const char* key : {"attention.value_length", "rope.dimension_count"}) {
-    const int64_t width =
-        fields.Int(key, 1, kMaxHeadDim, config->head_dim);
+    const int64_t width = fields.Int(key, 1, kMaxHeadDim, config->head_dim);
     if (width != config->head_dim) {
       fields.RejectUnsupported(
           key, Concat({config->head_dim, ", the width of a key"}),
@@ -111,8 +110,7 @@ void AddOuterTensors(const ModelConfig& config,
             config.hidden_size);
   AddFloats(tensors, "model.norm.weight", config.hidden_size);
   if (!config.tie_word_embeddings) {
-    AddMatrix(tensors, "lm_head.weight", config.vocab_size,
-              config.hidden_size);
+    AddMatrix(tensors, "lm_head.weight", config.vocab_size, config.hidden_size);
   }
 }
 

@@ -52,7 +52,8 @@ class FieldReader {
   // An integer or an array of them, each in [low, high]; empty when absent.
   std::vector<int64_t> Ints(std::string_view key, int64_t low, int64_t high);
 
-  // Records "FILE: KEY: expected ..., got ..." unless an error is there already.
+  // Records "FILE: KEY: expected ..., got ..." unless an error is there
+  // already.
   void Reject(std::string_view key, std::string_view expected,
               std::string_view got);
   // The same with code Unimplemented: a legal value that is not supported.
@@ -62,7 +63,6 @@ class FieldReader {
   void Adopt(absl::Status status);
 
  private:
-
   std::string file_;
   std::string prefix_;
   Lookup lookup_;

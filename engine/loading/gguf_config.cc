@@ -92,10 +92,9 @@ absl::StatusOr<JsonValue> ToJson(const GgufMetadata& metadata,
 }
 
 FieldReader ReaderOf(const GgufFile& gguf, const std::string& prefix) {
-  return FieldReader(gguf.path(), prefix,
-                     [&gguf](std::string_view key) {
-                       return ToJson(gguf.metadata(), key);
-                     });
+  return FieldReader(gguf.path(), prefix, [&gguf](std::string_view key) {
+    return ToJson(gguf.metadata(), key);
+  });
 }
 
 // A number, or an array with one equal number a layer.
@@ -113,13 +112,11 @@ int64_t UniformInt(FieldReader& fields, std::string_view key, int64_t high,
 }
 
 void ReadRope(FieldReader& fields, ModelConfig* config) {
-  config->rope_theta =
-      fields.Number("rope.freq_base", 1, kMaxRopeTheta, 10000);
+  config->rope_theta = fields.Number("rope.freq_base", 1, kMaxRopeTheta, 10000);
   const std::string type = fields.String("rope.scaling.type", "none");
   if (type == "none") return;
   RopeScaling& scaling = config->rope_scaling;
-  scaling.factor =
-      fields.Number("rope.scaling.factor", 1, kMaxRopeFactor);
+  scaling.factor = fields.Number("rope.scaling.factor", 1, kMaxRopeFactor);
   scaling.original_max_position_embeddings =
       fields.Int("rope.scaling.original_context_length", 1, kMaxPositions,
                  config->max_position_embeddings);
@@ -132,9 +129,9 @@ void ReadRope(FieldReader& fields, ModelConfig* config) {
     scaling.beta_slow =
         fields.Number("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1);
     // GGUF's factor multiplies the default one, Hugging Face's replaces it.
-    const double multiplier = fields.Number(
-        "rope.scaling.yarn_attn_factor", 1e-3, 100,
-        fields.Number("rope.scaling.attn_factor", 1e-3, 100, 1));
+    const double multiplier =
+        fields.Number("rope.scaling.yarn_attn_factor", 1e-3, 100,
+                      fields.Number("rope.scaling.attn_factor", 1e-3, 100, 1));
     if (multiplier != 1) {
       scaling.attention_factor =
           multiplier * (0.1 * std::log(scaling.factor) + 1);
@@ -186,9 +183,8 @@ void ReadCommon(FieldReader& fields, const GgufFile& gguf,
                  config->num_attention_heads);
   config->max_position_embeddings =
       fields.Int("context_length", 1, kMaxPositions);
-  config->rms_norm_eps = static_cast<float>(
-      fields.Number("attention.layer_norm_rms_epsilon", kMinNormEps,
-                    kMaxNormEps));
+  config->rms_norm_eps = static_cast<float>(fields.Number(
+      "attention.layer_norm_rms_epsilon", kMinNormEps, kMaxNormEps));
   config->tie_word_embeddings = !gguf.tensors().contains("output.weight");
   ReadRope(fields, config);
 }
@@ -231,8 +227,7 @@ std::string HfTensorName(std::string_view gguf_name) {
       rest.find_first_not_of("0123456789") != end) {
     return original;
   }
-  const std::string layer =
-      Concat({"model.layers.", rest.substr(0, end), "."});
+  const std::string layer = Concat({"model.layers.", rest.substr(0, end), "."});
   const std::string_view part = rest.substr(end + 1);
   if (part == "exp_probs_b" && suffix == ".bias") {
     return layer + "mlp.gate.e_score_correction_bias";

@@ -16,13 +16,12 @@ namespace {
 // The fields of a JSON object, which must outlive the reader.
 FieldReader ReaderOf(const std::string& file, const JsonValue::Object& object,
                      const std::string& shown_prefix = "") {
-  return FieldReader(
-      file, shown_prefix,
-      [&object, skip = shown_prefix.size()](
-          std::string_view key) -> absl::StatusOr<JsonValue> {
-        const auto it = object.find(key.substr(skip));
-        return it == object.end() ? JsonValue() : it->second;
-      });
+  return FieldReader(file, shown_prefix,
+                     [&object, skip = shown_prefix.size()](
+                         std::string_view key) -> absl::StatusOr<JsonValue> {
+                       const auto it = object.find(key.substr(skip));
+                       return it == object.end() ? JsonValue() : it->second;
+                     });
 }
 
 absl::StatusOr<JsonValue> ParseObjectFile(const std::string& file) {
@@ -84,8 +83,7 @@ void ReadRope(FieldReader& fields, ModelConfig* config) {
         ReaderOf(fields.file(), *value.as_object(), Concat({key, "."}));
     config->rope_theta =
         rope.Number("rope_theta", 1, kMaxRopeTheta, config->rope_theta);
-    ReadScalingOf(rope, config->max_position_embeddings,
-                  &config->rope_scaling);
+    ReadScalingOf(rope, config->max_position_embeddings, &config->rope_scaling);
     fields.Adopt(rope.status());
     return;
   }
@@ -116,8 +114,7 @@ void ReadQuantization(FieldReader& fields, ModelConfig* config) {
 }
 
 void ReadEosTokens(FieldReader& fields, ModelConfig* config) {
-  const auto ids =
-      fields.Ints("eos_token_id", 0, config->vocab_size - 1);
+  const auto ids = fields.Ints("eos_token_id", 0, config->vocab_size - 1);
   if (!ids.empty()) config->eos_token_ids.assign(ids.begin(), ids.end());
 }
 
@@ -127,8 +124,7 @@ void ReadCommon(FieldReader& fields, ModelConfig* config) {
   config->intermediate_size =
       fields.Int("intermediate_size", 1, kMaxIntermediateSize);
   config->num_hidden_layers = fields.Int("num_hidden_layers", 1, kMaxLayers);
-  config->num_attention_heads =
-      fields.Int("num_attention_heads", 1, kMaxHeads);
+  config->num_attention_heads = fields.Int("num_attention_heads", 1, kMaxHeads);
   config->num_key_value_heads = fields.Int("num_key_value_heads", 1, kMaxHeads,
                                            config->num_attention_heads);
   config->head_dim =
@@ -141,7 +137,8 @@ void ReadCommon(FieldReader& fields, ModelConfig* config) {
   config->tie_word_embeddings = fields.Bool("tie_word_embeddings", false);
   config->bos_token_id = static_cast<int32_t>(
       fields.Int("bos_token_id", 0, config->vocab_size - 1, -1));
-  config->torch_dtype = fields.String("dtype", fields.String("torch_dtype", ""));
+  config->torch_dtype =
+      fields.String("dtype", fields.String("torch_dtype", ""));
   const std::string activation = fields.String("hidden_act", "silu");
   if (activation != "silu") {
     fields.RejectUnsupported("hidden_act", "\"silu\"", Quoted(activation));

@@ -51,7 +51,7 @@ struct ModelConfig {
   bool attention_bias = false;  // .bias on q, k, v and o
   bool qkv_bias = false;        // .bias on q, k and v (qwen2)
   bool mlp_bias = false;
-  bool qk_norm = false;                // per-head RMSNorm on q and k (qwen3)
+  bool qk_norm = false;  // per-head RMSNorm on q and k (qwen3)
   // Tile of F8_E4M3 weights that shares one scale; 0: no such weights.
   int32_t fp8_block_rows = 0;
   int32_t fp8_block_cols = 0;

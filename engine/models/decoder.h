@@ -24,7 +24,8 @@ struct DecoderOptions {
 };
 
 // Called while weights are repacked: fraction in [0, 1] and what is being done.
-using LoadProgress = std::function<void(double fraction, std::string_view what)>;
+using LoadProgress =
+    std::function<void(double fraction, std::string_view what)>;
 
 class Decoder {
  public:

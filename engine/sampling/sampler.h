@@ -1,17 +1,19 @@
 // Sampler chooses the next token of one sequence from its logits. Order of
 // operations, as in Hugging Face and vLLM:
-//   allowed tokens, constraint, logit bias -> repetition, presence and frequency
-//   penalties -> greedy, or temperature -> top-k -> top-p -> min-p -> draw
+//   allowed tokens, constraint, logit bias -> repetition, presence and
+//   frequency penalties -> greedy, or temperature -> top-k -> top-p -> min-p ->
+//   draw
 // The draw depends on (seed, number of tokens drawn so far, logits) only, so a
 // preempted sequence goes on as it would have. Threads: step thread only.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <span>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "engine/sampling/sampling_params.h"
 
@@ -19,8 +21,8 @@ namespace shoal {
 
 class Sampler {
  public:
-  // REQUIRES: ValidateSamplingParams(params, vocab_size) is OK.
-  Sampler(SamplingParams params, int64_t vocab_size, uint64_t seed,
+  // REQUIRES: ValidateSamplingParams() accepts `params`.
+  Sampler(SamplingParams params, uint64_t seed,
           std::shared_ptr<TokenConstraint> constraint);
 
   // Prompt tokens count for the repetition penalty. Call once.
@@ -28,7 +30,7 @@ class Sampler {
 
   // Chooses a token; changes `logits` [vocab_size] in place. `forbidden`: ids
   // that may not come now (eos while min_tokens is not reached).
-  // Internal: no finite logit is left, or a NaN came.
+  // Internal: a NaN, or no token is left to choose.
   absl::StatusOr<int32_t> Sample(std::span<float> logits,
                                  std::span<const int32_t> forbidden);
   // Notes a token as part of the completion. InvalidArgument if the constraint
@@ -36,18 +38,24 @@ class Sampler {
   absl::Status Accept(int32_t token);
 
  private:
-  void ApplyPenalties(std::span<float> logits) const;
-  int32_t Draw(std::span<const float> logits);
+  struct Candidate {
+    float weight;  // logit / temperature, then probability relative to the best
+    int32_t token;
+  };
 
-  SamplingParams params_;
-  int64_t vocab_size_;
-  uint64_t seed_;
+  absl::Status Restrict(std::span<float> logits,
+                        std::span<const int32_t> forbidden) const;
+  void ApplyPenalties(std::span<float> logits) const;
+  int32_t Draw(std::span<const float> logits, float max);
+
+  const SamplingParams params_;
+  const uint64_t seed_;
   uint64_t num_drawn_ = 0;
-  std::shared_ptr<TokenConstraint> constraint_;
-  std::vector<int32_t> counts_;     // [vocab_size] of the completion, if needed
-  std::vector<bool> seen_;          // [vocab_size] prompt or completion
-  std::vector<int32_t> touched_;    // ids that occur in either, each once
-  std::vector<int32_t> candidates_;  // workspace
+  const std::shared_ptr<TokenConstraint> constraint_;
+  absl::flat_hash_set<int32_t> seen_;  // prompt or completion, if needed
+  absl::flat_hash_map<int32_t, int32_t>
+      counts_;                         // of the completion, if needed
+  std::vector<Candidate> candidates_;  // workspace
 };
 
 // log softmax(logits)[token], its rank, and the `num_top` most likely tokens,

@@ -35,9 +35,9 @@ struct SamplingParams {
   float frequency_penalty = 0;   // [-2, 2]; completion tokens
   std::vector<std::pair<int32_t, float>> logit_bias;  // token id, added value
   std::vector<int32_t> allowed_token_ids;             // empty: all
-  std::optional<uint64_t> seed;  // absent: drawn by the engine
-  int32_t max_tokens = 0;        // completion tokens, >= 1
-  int32_t min_tokens = 0;        // no stop id before that many
+  std::optional<uint64_t> seed;         // absent: drawn by the engine
+  int32_t max_tokens = 0;               // completion tokens, >= 1
+  int32_t min_tokens = 0;               // no stop id before that many
   std::vector<int32_t> stop_token_ids;  // besides the model's eos ids
   bool ignore_eos = false;
   // Number of most likely alternatives reported with each completion token;

@@ -8,20 +8,19 @@
 namespace shoal {
 
 struct StepBatch {
-  std::vector<int32_t> token_ids;      // [num_tokens]
-  std::vector<int32_t> positions;      // [num_tokens], 0-based in the sequence
-  std::vector<int64_t> slot_mapping;   // [num_tokens], block_id·block_size+offset
-  std::vector<int32_t> cu_seqlens_q;   // [num_seqs + 1], prefix sums of tokens
-  std::vector<int32_t> context_lens;   // [num_seqs], new tokens included
-  std::vector<int32_t> block_tables;   // [num_seqs, max_blocks], -1 pads rows
-  int32_t max_blocks = 0;              // columns of block_tables
+  std::vector<int32_t> token_ids;  // [num_tokens]
+  std::vector<int32_t> positions;  // [num_tokens], 0-based in the sequence
+  std::vector<int64_t>
+      slot_mapping;  // [num_tokens], block_id·block_size+offset
+  std::vector<int32_t> cu_seqlens_q;  // [num_seqs + 1], prefix sums of tokens
+  std::vector<int32_t> context_lens;  // [num_seqs], new tokens included
+  std::vector<int32_t> block_tables;  // [num_seqs, max_blocks], -1 pads rows
+  int32_t max_blocks = 0;             // columns of block_tables
   // Rows of the hidden states whose logits are wanted, rising.
   std::vector<int32_t> logits_rows;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
-  int32_t num_seqs() const {
-    return static_cast<int32_t>(context_lens.size());
-  }
+  int32_t num_seqs() const { return static_cast<int32_t>(context_lens.size()); }
 };
 
 }  // namespace shoal

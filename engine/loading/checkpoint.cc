@@ -1,0 +1,271 @@
+#include "engine/loading/checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "engine/loading/architecture.h"
+#include "engine/loading/gguf.h"
+#include "engine/loading/gguf_config.h"
+#include "engine/loading/hf_config.h"
+#include "engine/loading/load_error.h"
+#include "engine/loading/safetensors.h"
+
+namespace shoal {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxListed = 20;  // tensors one error names
+constexpr std::string_view kScaleSuffix = "_scale_inv";
+
+std::span<const int64_t> Shape(const ConstTensorView& view) {
+  return {view.shape.data(), static_cast<size_t>(view.rank)};
+}
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+bool IsWeight(DType dtype) {
+  switch (dtype) {
+    case DType::kF64:
+    case DType::kI8:
+    case DType::kU8:
+    case DType::kI16:
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kBool:
+    case DType::kF8E8M0:
+    case DType::kF4E2M1:
+      return false;
+    default:
+      return true;
+  }
+}
+
+// Tensors that files carry and inference does not read: frequencies that follow
+// from the configuration, and layers past the last (multi-token prediction).
+bool IsIgnored(const ModelConfig& config, std::string_view name) {
+  if (name.ends_with("rotary_emb.inv_freq")) return true;
+  if (name == "rope_freqs.weight" || name == "lm_head.weight") return true;
+  constexpr std::string_view kLayer = "model.layers.";
+  if (!name.starts_with(kLayer)) return false;
+  int64_t layer = 0;
+  size_t i = kLayer.size();
+  for (; i < name.size() && name[i] >= '0' && name[i] <= '9' && i < 25; ++i) {
+    layer = layer * 10 + (name[i] - '0');
+  }
+  return i > kLayer.size() && layer >= config.num_hidden_layers;
+}
+
+// Collects what is wrong with a checkpoint's tensors into one error.
+class Complaints {
+ public:
+  void Add(std::string text) {
+    if (++count_ <= kMaxListed) {
+      list_ += Concat({list_.empty() ? "" : "; ", std::move(text)});
+    }
+  }
+  absl::Status ToStatus(const std::string& file) const {
+    if (count_ == 0) return absl::OkStatus();
+    std::string more;
+    if (count_ > kMaxListed) {
+      more = Concat({"; and ", count_ - kMaxListed, " more"});
+    }
+    return absl::InvalidArgumentError(Concat({file, ": ", list_, more}));
+  }
+
+ private:
+  size_t count_ = 0;
+  std::string list_;
+};
+
+void CheckTensor(const TensorSpec& spec, const ConstTensorView& view,
+                 Complaints* complaints) {
+  const std::string name = Concat({"tensor ", Quoted(spec.name)});
+  if (!std::ranges::equal(Shape(view), spec.shape)) {
+    complaints->Add(Concat({name, ": expected shape ", ShapeString(spec.shape),
+                            ", got ", ShapeString(Shape(view))}));
+    return;
+  }
+  const bool matrix = spec.kind == TensorSpec::Kind::kMatrix;
+  if (matrix ? !IsWeight(view.dtype) : !IsFloat(view.dtype)) {
+    complaints->Add(Concat({name, ": expected ",
+                            matrix ? "a weight's type" : "F32, F16 or BF16",
+                            ", got ", DTypeName(view.dtype)}));
+  }
+}
+
+// Scales of an FP8 weight, or a complaint.
+void AddScales(const ModelConfig& config, const std::string& name,
+               const TensorMap& tensors, WeightView* weight,
+               Complaints* complaints) {
+  const auto it = tensors.find(Concat({name, kScaleSuffix}));
+  if (it == tensors.end() || config.fp8_block_rows == 0) {
+    complaints->Add(Concat({"tensor ", Quoted(name), ": expected ",
+                            Quoted(name + std::string(kScaleSuffix)),
+                            " beside an F8 weight, got none"}));
+    return;
+  }
+  const int64_t rows = config.fp8_block_rows;
+  const int64_t cols = config.fp8_block_cols;
+  const std::vector<int64_t> expected = {
+      (weight->out_features() + rows - 1) / rows,
+      (weight->in_features() + cols - 1) / cols};
+  const ConstTensorView& scales = it->second;
+  if (!std::ranges::equal(Shape(scales), expected) ||
+      (scales.dtype != DType::kF32 && scales.dtype != DType::kF8E8M0)) {
+    complaints->Add(Concat(
+        {"tensor ", Quoted(it->first), ": expected F32 or F8_E8M0 of shape ",
+         ShapeString(expected), ", got ", DTypeName(scales.dtype), " ",
+         ShapeString(Shape(scales))}));
+    return;
+  }
+  weight->scales = scales;
+  weight->scale_rows = config.fp8_block_rows;
+  weight->scale_cols = config.fp8_block_cols;
+}
+
+// The weights an architecture wants, out of `tensors` in Hugging Face's names.
+absl::StatusOr<std::map<std::string, WeightView, std::less<>>> SelectWeights(
+    const std::string& file, const ModelConfig& config,
+    const TensorMap& tensors) {
+  absl::StatusOr<const Architecture*> architecture =
+      FindArchitecture(file, config.model_type);
+  if (!architecture.ok()) return architecture.status();
+  std::vector<TensorSpec> specs;
+  (*architecture)->add_tensors(config, &specs);
+  // A tied model may carry its head all the same; then it is that.
+  const auto head = tensors.find("lm_head.weight");
+  if (config.tie_word_embeddings && head != tensors.end()) {
+    AddMatrix(&specs, "lm_head.weight", config.vocab_size, config.hidden_size);
+  }
+
+  std::map<std::string, WeightView, std::less<>> weights;
+  std::set<std::string, std::less<>> known;
+  Complaints complaints;
+  for (const TensorSpec& spec : specs) {
+    known.insert(spec.name);
+    const auto it = tensors.find(spec.name);
+    if (it == tensors.end()) {
+      complaints.Add(Concat({"tensor ", Quoted(spec.name), ": expected shape ",
+                             ShapeString(spec.shape), ", got none"}));
+      continue;
+    }
+    CheckTensor(spec, it->second, &complaints);
+    WeightView weight;
+    weight.data = it->second;
+    if (weight.data.dtype == DType::kF8E4M3) {
+      known.insert(Concat({spec.name, kScaleSuffix}));
+      AddScales(config, spec.name, tensors, &weight, &complaints);
+    }
+    weights[spec.name] = weight;
+  }
+  for (const auto& [name, view] : tensors) {
+    if (known.contains(name) || IsIgnored(config, name)) continue;
+    complaints.Add(
+        Concat({"tensor ", Quoted(name), ": expected no such tensor"}));
+  }
+  absl::Status status = complaints.ToStatus(file);
+  if (!status.ok()) return status;
+  return weights;
+}
+
+class GgufCheckpoint : public Checkpoint {
+ public:
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(
+      const std::string& path) {
+    auto checkpoint = std::make_unique<GgufCheckpoint>();
+    auto file = GgufFile::Open(path);
+    if (!file.ok()) return file.status();
+    checkpoint->file_ = *std::move(file);
+    auto config = ReadGgufConfig(*checkpoint->file_);
+    if (!config.ok()) return config.status();
+    TensorMap tensors;
+    for (const auto& [name, view] : checkpoint->file_->tensors()) {
+      if (!tensors.emplace(HfTensorName(name), view).second) {
+        return BadField(path, Concat({"tensor ", Quoted(name)}),
+                        "each tensor once", "two names for one");
+      }
+    }
+    auto weights = SelectWeights(path, *config, tensors);
+    if (!weights.ok()) return weights.status();
+    checkpoint->config_ = *std::move(config);
+    checkpoint->weights_ = *std::move(weights);
+    checkpoint->container_ = "gguf";
+    checkpoint->path_ = path;
+    checkpoint->file_bytes_ = checkpoint->file_->file_bytes();
+    return checkpoint;
+  }
+
+  const GgufFile* gguf() const override { return file_.get(); }
+  void DropPages(const ConstTensorView& tensor) const override {
+    file_->DropPages(tensor);
+  }
+
+ private:
+  std::unique_ptr<GgufFile> file_;
+};
+
+class FolderCheckpoint : public Checkpoint {
+ public:
+  static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(
+      const std::string& path) {
+    auto checkpoint = std::make_unique<FolderCheckpoint>();
+    auto config = ReadHfConfig(path);
+    if (!config.ok()) return config.status();
+    auto folder = SafetensorsFolder::Open(path);
+    if (!folder.ok()) return folder.status();
+    checkpoint->folder_ = *std::move(folder);
+    auto weights = SelectWeights(path, *config, checkpoint->folder_->tensors());
+    if (!weights.ok()) return weights.status();
+    checkpoint->config_ = *std::move(config);
+    checkpoint->weights_ = *std::move(weights);
+    checkpoint->container_ = "safetensors";
+    checkpoint->path_ = path;
+    checkpoint->file_bytes_ = checkpoint->folder_->file_bytes();
+    return checkpoint;
+  }
+
+  void DropPages(const ConstTensorView& tensor) const override {
+    folder_->DropPages(tensor);
+  }
+
+ private:
+  std::unique_ptr<SafetensorsFolder> folder_;
+};
+
+}  // namespace
+
+absl::StatusOr<WeightView> Checkpoint::Find(std::string_view name) const {
+  const auto it = weights_.find(name);
+  if (it == weights_.end()) {
+    return absl::NotFoundError(
+        Concat({path_, ": tensor ", Quoted(name), ": not in the model"}));
+  }
+  return it->second;
+}
+
+bool Checkpoint::Contains(std::string_view name) const {
+  return weights_.find(name) != weights_.end();
+}
+
+absl::StatusOr<std::unique_ptr<Checkpoint>> LoadCheckpoint(
+    const std::string& path) {
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) {
+    return absl::NotFoundError(
+        Concat({path,
+                ": model: expected a GGUF file or a Hugging Face "
+                "folder, got no such path"}));
+  }
+  return fs::is_directory(status) ? FolderCheckpoint::Open(path)
+                                  : GgufCheckpoint::Open(path);
+}
+
+}  // namespace shoal

@@ -1,0 +1,82 @@
+#include "engine/memory_budget.h"
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+
+namespace shoal {
+namespace {
+
+std::optional<int64_t> ReadNumber(const char* path) {
+  std::ifstream file(path);
+  int64_t value;
+  if (file >> value) return value;
+  return std::nullopt;  // no such file, or "max"
+}
+
+}  // namespace
+
+int64_t AvailableMemoryBytes() {
+  int64_t available = std::numeric_limits<int64_t>::max();
+  std::ifstream meminfo("/proc/meminfo");
+  std::string line;
+  while (std::getline(meminfo, line)) {
+    if (line.rfind("MemAvailable:", 0) == 0) {
+      available = std::stoll(line.substr(13)) * 1024;
+    }
+  }
+  for (const auto& [limit_file, usage_file] :
+       {std::pair("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        std::pair("/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                  "/sys/fs/cgroup/memory/memory.usage_in_bytes")}) {
+    const std::optional<int64_t> limit = ReadNumber(limit_file);
+    if (!limit.has_value()) continue;
+    const int64_t used = ReadNumber(usage_file).value_or(0);
+    available = std::min(available, std::max<int64_t>(*limit - used, 0));
+  }
+  return available;
+}
+
+absl::StatusOr<CacheSize> SizeCache(const EngineOptions& options,
+                                    int64_t bytes_per_token,
+                                    int64_t max_position_embeddings,
+                                    int64_t available_bytes) {
+  int64_t max_len = max_position_embeddings;
+  if (options.max_model_len > 0) {
+    if (options.max_model_len > max_position_embeddings) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "max-model-len: expected at most the model's ",
+          max_position_embeddings, " positions, got ", options.max_model_len));
+    }
+    max_len = options.max_model_len;
+  }
+  const int64_t budget =
+      options.kv_cache_bytes > 0
+          ? options.kv_cache_bytes
+          : static_cast<int64_t>(options.memory_fraction *
+                                 static_cast<double>(available_bytes));
+  const int64_t block_bytes = bytes_per_token * options.block_size;
+  const int64_t blocks_per_seq =
+      (max_len + options.block_size - 1) / options.block_size;
+  const int64_t num_blocks = std::min<int64_t>(
+      {budget / block_bytes, blocks_per_seq * options.max_num_seqs,
+       std::numeric_limits<int32_t>::max() / 2});
+  if (num_blocks < 1) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the KV cache gets ", budget, " bytes (",
+        options.kv_cache_bytes > 0
+            ? "as asked"
+            : absl::StrCat("memory-fraction ", options.memory_fraction, " of ",
+                           available_bytes, " available"),
+        "), but one block of ", options.block_size, " tokens takes ",
+        block_bytes));
+  }
+  return CacheSize{
+      static_cast<int32_t>(num_blocks),
+      static_cast<int32_t>(std::min(max_len, num_blocks * options.block_size))};
+}
+
+}  // namespace shoal

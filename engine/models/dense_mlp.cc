@@ -1,0 +1,46 @@
+#include "engine/models/dense_mlp.h"
+
+namespace shoal {
+namespace {
+
+const float* DataOrNull(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+}  // namespace
+
+DenseMlp::DenseMlp(const ModelConfig& config, const std::string& prefix,
+                   WeightLoader& loader)
+    : gate_proj_(loader.Matrix(prefix + "gate_proj.weight")),
+      up_proj_(loader.Matrix(prefix + "up_proj.weight")),
+      down_proj_(loader.Matrix(prefix + "down_proj.weight")) {
+  if (config.mlp_bias) {
+    gate_bias_ = loader.Floats(prefix + "gate_proj.bias");
+    up_bias_ = loader.Floats(prefix + "up_proj.bias");
+    down_bias_ = loader.Floats(prefix + "down_proj.bias");
+  }
+}
+
+int64_t DenseMlp::ScratchFloats(int64_t num_tokens) const {
+  return gate_proj_ == nullptr ? 0
+                               : 2 * num_tokens * gate_proj_->out_features();
+}
+
+absl::Status DenseMlp::Forward(const StepContext& step, const float* x,
+                               float* residual) {
+  const int64_t num_tokens = step.batch.num_tokens();
+  const int64_t width = gate_proj_->out_features();
+  float* gate = step.scratch;
+  float* up = gate + num_tokens * width;
+  const LinearPart gate_up[] = {
+      {gate_proj_.get(), DataOrNull(gate_bias_), gate},
+      {up_proj_.get(), DataOrNull(up_bias_), up}};
+  step.kernels.Linear({x, num_tokens, gate_proj_->in_features(), gate_up});
+  step.kernels.SiluMul({gate, up, gate, num_tokens, width});
+  const LinearPart down[] = {{down_proj_.get(), DataOrNull(down_bias_),
+                              residual, /*accumulate=*/true}};
+  step.kernels.Linear({gate, num_tokens, width, down});
+  return absl::OkStatus();
+}
+
+}  // namespace shoal

@@ -1,0 +1,53 @@
+// WeightLoader takes named tensors of a checkpoint into the form that ops want:
+// matrices packed by the kernel table, norms and biases as f32. It remembers
+// the first error, so that a model's constructor reads as a list of its
+// tensors:
+//
+//   WeightLoader loader(checkpoint, kernels, precision);
+//   auto q = loader.Matrix("...q_proj.weight"); ...
+//   if (!loader.status().ok()) return loader.status();
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/loading/checkpoint.h"
+#include "kernels/kernel_table.h"
+
+namespace shoal {
+
+class WeightLoader {
+ public:
+  // All must outlive this, the checkpoint also what is loaded.
+  WeightLoader(const Checkpoint& checkpoint, KernelTable& kernels,
+               Precision precision)
+      : checkpoint_(checkpoint), kernels_(kernels), precision_(precision) {}
+
+  // nullptr after an error.
+  std::unique_ptr<PackedMatrix> Matrix(const std::string& name);
+  // Packs a matrix that is no tensor of its own (a slice of one).
+  std::unique_ptr<PackedMatrix> Pack(const WeightView& weight,
+                                     const std::string& name);
+  // Any float type, as f32; empty after an error.
+  std::vector<float> Floats(const std::string& name);
+  // As Floats(), or empty if there is no such tensor.
+  std::vector<float> OptionalFloats(const std::string& name);
+  // The tensor as stored; empty after an error.
+  WeightView View(const std::string& name);
+
+  // Bytes that packed matrices and floats occupy, mapped ones included.
+  int64_t bytes() const { return bytes_; }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const Checkpoint& checkpoint_;
+  KernelTable& kernels_;
+  const Precision precision_;
+  int64_t bytes_ = 0;
+  absl::Status status_;
+};
+
+}  // namespace shoal

@@ -1,0 +1,357 @@
+#include "engine/step_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace shoal {
+namespace {
+
+// Rows of logits computed at a time: few enough that a prompt's logprobs over
+// the whole vocabulary stay within some tens of megabytes.
+constexpr int32_t kLogitsRows = 32;
+
+SchedulerOptions SchedulerOptionsOf(const EngineOptions& options) {
+  SchedulerOptions result;
+  result.max_num_seqs = options.max_num_seqs;
+  result.max_num_batched_tokens = options.max_num_batched_tokens;
+  result.target_step_time = options.target_step_time;
+  return result;
+}
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+StepLoop::StepLoop(Decoder& decoder, PagedCache& cache,
+                   const EngineOptions& options, int32_t max_model_len,
+                   EngineObserver* observer)
+    : decoder_(decoder),
+      cache_(cache),
+      max_model_len_(max_model_len),
+      observer_(observer),
+      pool_(cache.num_blocks(), cache.block_size(),
+            options.enable_prefix_caching),
+      scheduler_(SchedulerOptionsOf(options), &pool_) {
+  logits_.resize(kLogitsRows * decoder.config().vocab_size);
+}
+
+void StepLoop::Handle(Mail mail) {
+  for (auto& request : mail.arrivals) Admit(std::move(request));
+  for (const auto& [id, index] : mail.finished) {
+    const auto it = requests_.find(id);
+    if (it == requests_.end()) continue;
+    Run& run = *it->second->runs[index];
+    if (!run.finished) FinishRun(run, FinishReason::kStop, absl::OkStatus());
+  }
+  for (uint64_t id : mail.cancelled) {
+    const auto it = requests_.find(id);
+    if (it == requests_.end()) continue;
+    FinishRequest(*it->second, FinishReason::kCancelled, absl::OkStatus());
+  }
+  if (mail.cancel_all) {
+    for (auto& [id, request] : requests_) {
+      FinishRequest(*request, FinishReason::kCancelled, absl::OkStatus());
+    }
+  }
+  RemoveFinished();
+}
+
+void StepLoop::Admit(std::unique_ptr<ActiveRequest> request) {
+  ActiveRequest& r = *request;
+  requests_[r.id] = std::move(request);
+  r.num_unfinished = static_cast<int32_t>(r.runs.size());
+  for (auto& run : r.runs) {
+    run->request = &r;
+    run->arrival = next_arrival_++;
+  }
+  Run& first = *r.runs.front();
+  first.scheduled = true;
+  scheduler_.Add(&first);
+  if (!first.use_prefix_cache) ScheduleSiblings(r);
+}
+
+void StepLoop::ScheduleSiblings(ActiveRequest& request) {
+  for (auto& run : request.runs) {
+    if (run->scheduled || run->finished) continue;
+    run->scheduled = true;
+    scheduler_.Add(run.get());
+  }
+}
+
+void StepLoop::DropExpired(absl::Time now) {
+  for (auto& [id, request] : requests_) {
+    if (request->spec.deadline > now) continue;
+    FinishRequest(*request, FinishReason::kDeadline,
+                  absl::DeadlineExceededError("the request's deadline passed"));
+  }
+  RemoveFinished();
+}
+
+absl::Time StepLoop::NextDeadline() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [id, request] : requests_) {
+    next = std::min(next, request->spec.deadline);
+  }
+  return next;
+}
+
+void StepLoop::UpdatePaused() {
+  for (auto& [id, request] : requests_) {
+    const bool full = request->stream->full();
+    for (auto& run : request->runs) run->paused = full;
+  }
+}
+
+absl::StatusOr<bool> StepLoop::Step() {
+  const absl::Time start = absl::Now();
+  DropExpired(start);
+  UpdatePaused();
+  const StepPlan plan = scheduler_.Plan(start);
+  if (plan.chunks.empty()) return false;
+  StepBatch batch = scheduler_.MakeBatch(plan);
+  const std::vector<LogitsRow> rows = ChooseRows(plan, &batch);
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    auto& request = *static_cast<Run*>(chunk.sequence)->request;
+    if (!request.first_scheduled.has_value()) request.first_scheduled = start;
+  }
+
+  const absl::Time planned = absl::Now();
+  absl::Status status = decoder_.Forward(batch, cache_);
+  const absl::Time computed = absl::Now();
+  if (status.ok()) {
+    scheduler_.Commit(plan, computed - planned);
+    step_tokens_.clear();
+    status = ProcessRows(rows);
+  }
+  if (!status.ok()) {
+    for (auto& [id, request] : requests_) {
+      FinishRequest(*request, FinishReason::kError, status);
+    }
+    RemoveFinished();
+    return status;
+  }
+  SendEvents(plan);
+  RemoveFinished();
+
+  if (observer_ != nullptr) {
+    const absl::Time end = absl::Now();
+    StepStats stats;
+    stats.step_seconds = absl::ToDoubleSeconds(end - start);
+    stats.planning_seconds = absl::ToDoubleSeconds(planned - start);
+    stats.forward_seconds = absl::ToDoubleSeconds(computed - planned);
+    stats.sampling_seconds = absl::ToDoubleSeconds(end - computed);
+    stats.num_prefill_tokens = plan.num_prefill_tokens;
+    stats.num_decode_tokens = plan.num_decode_tokens;
+    stats.num_seqs = batch.num_seqs();
+    stats.token_budget = plan.token_budget;
+    stats.num_running = scheduler_.num_running();
+    stats.num_waiting = scheduler_.num_waiting();
+    stats.free_blocks = pool_.num_free();
+    stats.total_blocks = pool_.num_blocks();
+    stats.num_preempted = plan.num_preempted;
+    stats.prefix_query_tokens = plan.prefix_query_tokens;
+    stats.prefix_hit_tokens = plan.prefix_hit_tokens;
+    stats.min_prefill_len = plan.min_prefill_len;
+    stats.max_prefill_len = plan.max_prefill_len;
+    observer_->OnStep(stats);
+    if (!step_tokens_.empty()) observer_->OnTokens(step_tokens_);
+  }
+  return true;
+}
+
+// Which rows of the batch need logits: the last of a sequence that samples, and
+// prompt positions whose successor's logprob is asked for.
+std::vector<StepLoop::LogitsRow> StepLoop::ChooseRows(const StepPlan& plan,
+                                                      StepBatch* batch) {
+  std::vector<LogitsRow> rows;
+  for (size_t c = 0; c < plan.chunks.size(); ++c) {
+    const ScheduledChunk& chunk = plan.chunks[c];
+    Run& run = *static_cast<Run*>(chunk.sequence);
+    const int32_t first_row = batch->cu_seqlens_q[c];
+    ActiveRequest& request = *run.request;
+    const bool wants_prompt =
+        run.index == 0 && request.spec.sampling.prompt_logprobs >= 0;
+    for (int32_t i = 0; i < chunk.num_tokens; ++i) {
+      const int32_t position = run.num_computed_tokens + i;
+      const bool last = chunk.completes && i + 1 == chunk.num_tokens;
+      // A preempted prefill comes by again: what was told is not told twice.
+      const bool prompt = wants_prompt && position == request.num_prompt_rows &&
+                          position + 1 < run.num_prompt_tokens;
+      if (prompt) ++request.num_prompt_rows;
+      if (!last && !prompt) continue;
+      batch->logits_rows.push_back(first_row + i);
+      rows.push_back({&run, position, last});
+    }
+  }
+  return rows;
+}
+
+absl::Status StepLoop::ProcessRows(const std::vector<LogitsRow>& rows) {
+  const int64_t vocab_size = decoder_.config().vocab_size;
+  const auto num_rows = static_cast<int32_t>(rows.size());
+  for (int32_t first = 0; first < num_rows; first += kLogitsRows) {
+    const int32_t count = std::min(kLogitsRows, num_rows - first);
+    absl::Status status = decoder_.Logits(first, count, logits_.data());
+    if (!status.ok()) return status;
+    for (int32_t i = 0; i < count; ++i) {
+      const LogitsRow& row = rows[first + i];
+      const std::span<float> logits(logits_.data() + i * vocab_size,
+                                    vocab_size);
+      if (row.samples) {
+        SampleRow(*row.run, logits);
+      } else {
+        NotePromptLogprobs(*row.run, row.position, logits);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void StepLoop::NotePromptLogprobs(Run& run, int32_t position,
+                                  std::span<const float> logits) {
+  ActiveRequest& request = *run.request;
+  request.prompt_logprobs.push_back(
+      ComputeLogprobs(logits, run.token_ids[position + 1],
+                      request.spec.sampling.prompt_logprobs));
+}
+
+void StepLoop::SampleRow(Run& run, std::span<float> logits) {
+  const SamplingParams& sampling = run.request->spec.sampling;
+  if (sampling.logprobs >= 0) raw_logits_.assign(logits.begin(), logits.end());
+  forbidden_.clear();
+  if (run.num_completion_tokens() < sampling.min_tokens) {
+    forbidden_ = sampling.stop_token_ids;
+    const std::vector<int32_t>& eos = decoder_.config().eos_token_ids;
+    forbidden_.insert(forbidden_.end(), eos.begin(), eos.end());
+  }
+  const absl::StatusOr<int32_t> token = run.sampler->Sample(logits, forbidden_);
+  absl::Status status = token.status();
+  if (status.ok()) status = run.sampler->Accept(*token);
+  if (!status.ok()) {
+    FinishRun(run, FinishReason::kError, status);
+    return;
+  }
+  if (sampling.logprobs >= 0) {
+    run.event.logprobs.push_back(
+        ComputeLogprobs(raw_logits_, *token, sampling.logprobs));
+  }
+  AcceptToken(run, *token, absl::Now());
+}
+
+void StepLoop::AcceptToken(Run& run, int32_t token, absl::Time now) {
+  ActiveRequest& request = *run.request;
+  const SamplingParams& sampling = request.spec.sampling;
+  step_tokens_.push_back(token);
+  if (run.num_completion_tokens() == 0) {
+    run.event.num_cached_tokens = run.num_cached_tokens;
+    if (run.index == 0) {
+      run.event.prompt_logprobs = std::move(request.prompt_logprobs);
+    }
+    if (!request.first_token.has_value()) {
+      request.first_token = now;
+      if (observer_ != nullptr) {
+        observer_->OnFirstToken(absl::ToDoubleSeconds(now - request.submitted));
+      }
+    }
+  } else if (observer_ != nullptr) {
+    observer_->OnInterTokenLatency(absl::ToDoubleSeconds(now - run.last_token));
+  }
+  run.last_token = now;
+  request.last_token = now;
+  run.token_ids.push_back(token);
+  run.event.token_ids.push_back(token);
+  run.has_event = true;
+
+  const bool eos =
+      !sampling.ignore_eos && Contains(decoder_.config().eos_token_ids, token);
+  if (eos || Contains(sampling.stop_token_ids, token)) {
+    run.event.stop_token_id = token;
+    FinishRun(run, FinishReason::kStop, absl::OkStatus());
+  } else if (run.num_completion_tokens() >= sampling.max_tokens ||
+             run.num_tokens() >= max_model_len_) {
+    FinishRun(run, FinishReason::kLength, absl::OkStatus());
+  }
+}
+
+void StepLoop::FinishRun(Run& run, FinishReason reason, absl::Status status) {
+  ActiveRequest& request = *run.request;
+  run.finished = true;
+  scheduler_.Remove(&run);
+  run.event.index = run.index;
+  run.event.finish_reason = reason;
+  run.event.status = std::move(status);
+  request.stream->Push(std::move(run.event));
+  run.event = TokenEvent();
+  run.has_event = false;
+  request.reason = std::max(request.reason, reason);
+  --request.num_unfinished;
+  // The first sequence may end with its first token.
+  ScheduleSiblings(request);
+}
+
+void StepLoop::FinishRequest(ActiveRequest& request, FinishReason reason,
+                             const absl::Status& status) {
+  for (auto& run : request.runs) run->scheduled = true;
+  for (auto& run : request.runs) {
+    if (!run->finished) FinishRun(*run, reason, status);
+  }
+}
+
+void StepLoop::SendEvents(const StepPlan& plan) {
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    Run& run = *static_cast<Run*>(chunk.sequence);
+    if (run.num_completion_tokens() > 0) ScheduleSiblings(*run.request);
+    if (!run.has_event) continue;
+    run.event.index = run.index;
+    run.request->stream->Push(std::move(run.event));
+    run.event = TokenEvent();
+    run.has_event = false;
+  }
+}
+
+void StepLoop::RemoveFinished() {
+  for (auto it = requests_.begin(); it != requests_.end();) {
+    if (it->second->num_unfinished > 0) {
+      ++it;
+      continue;
+    }
+    ReportFinished(*it->second);
+    it = requests_.erase(it);
+  }
+}
+
+void StepLoop::ReportFinished(const ActiveRequest& request) {
+  if (observer_ == nullptr) return;
+  const absl::Time now = absl::Now();
+  const auto seconds = [](absl::Duration d) {
+    return std::max(0.0, absl::ToDoubleSeconds(d));
+  };
+  RequestStats stats;
+  stats.reason = request.reason;
+  stats.n = static_cast<int32_t>(request.runs.size());
+  stats.max_tokens = request.spec.sampling.max_tokens;
+  stats.num_prompt_tokens = request.runs.front()->num_prompt_tokens;
+  stats.num_cached_tokens = request.runs.front()->num_cached_tokens;
+  for (const auto& run : request.runs) {
+    stats.num_completion_tokens += run->num_completion_tokens();
+  }
+  const absl::Time scheduled = request.first_scheduled.value_or(now);
+  const absl::Time first = request.first_token.value_or(now);
+  stats.queue_seconds = seconds(scheduled - request.submitted);
+  stats.e2e_seconds = seconds(now - request.submitted);
+  if (request.first_scheduled.has_value()) {
+    stats.prefill_seconds = seconds(first - scheduled);
+  }
+  if (request.first_token.has_value()) {
+    stats.ttft_seconds = seconds(first - request.submitted);
+    stats.decode_seconds = seconds(request.last_token - first);
+  }
+  observer_->OnFinished(stats);
+}
+
+}  // namespace shoal

@@ -1,0 +1,368 @@
+#include "server/generation.h"
+
+#include <algorithm>
+#include <atomic>
+#include <deque>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "server/chat_json.h"
+#include "server/errors.h"
+#include "server/metrics.h"
+#include "server/request_id.h"
+#include "server/text/incremental_detokenizer.h"
+#include "server/text/stop_matcher.h"
+
+namespace shoal {
+namespace {
+
+constexpr size_t kMaxStopStrings = 16;
+constexpr size_t kMaxStopBytes = 1024;
+// A queue that is full now has usually moved on after that long.
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+
+absl::Status Invalid(const std::string& param, const std::string& message) {
+  return WithDetail(
+      absl::InvalidArgumentError(absl::StrCat(param, ": ", message)), param,
+      "invalid_value");
+}
+
+// The engine's refusals say "parameter: ..." or a code of their own.
+absl::Status DescribeRefusal(absl::Status status) {
+  const std::string message(status.message());
+  const std::string head = message.substr(0, message.find(':'));
+  switch (status.code()) {
+    case absl::StatusCode::kInvalidArgument:
+      if (head == "context_length_exceeded") {
+        return WithDetail(std::move(status), "prompt", head);
+      }
+      return WithDetail(std::move(status), head, "invalid_value");
+    case absl::StatusCode::kResourceExhausted:
+      return WithRetryAfter(WithDetail(std::move(status), "", "queue_full"),
+                            kRetryAfter);
+    case absl::StatusCode::kUnavailable:
+      return WithRetryAfter(WithDetail(std::move(status), "", "draining"),
+                            kRetryAfter);
+    default:
+      return status;
+  }
+}
+
+RequestOutcome OutcomeOf(FinishReason worst) {
+  switch (worst) {
+    case FinishReason::kStop:
+    case FinishReason::kLength:
+      return RequestOutcome::kOk;
+    case FinishReason::kCancelled:
+      return RequestOutcome::kCancelled;
+    case FinishReason::kDeadline:
+      return RequestOutcome::kDeadline;
+    case FinishReason::kError:
+      return RequestOutcome::kError;
+  }
+  return RequestOutcome::kError;
+}
+
+// What a generation needs to know of its request.
+struct GenerationSpec {
+  std::string request_id;
+  std::vector<int32_t> prompt_token_ids;
+  std::vector<std::string> stop;
+  bool include_stop = false;
+  bool skip_special_tokens = true;
+  int32_t n = 1;
+};
+
+class GenerationImpl : public Generation {
+ public:
+  GenerationImpl(GenerationSpec spec, std::unique_ptr<EngineStream> stream,
+                 const ModelText& text, ServerMetrics* metrics)
+      : spec_(std::move(spec)),
+        created_(absl::Now()),
+        text_(text),
+        metrics_(metrics),
+        stream_(std::move(stream)) {
+    for (int32_t i = 0; i < spec_.n; ++i) {
+      sequences_.push_back(std::make_unique<Sequence>(
+          text, spec_.skip_special_tokens, spec_.stop, spec_.include_stop));
+    }
+    num_unfinished_ = spec_.n;
+  }
+  ~GenerationImpl() override {
+    stream_.reset();  // cancels what still runs
+    if (num_unfinished_ > 0) End(RequestOutcome::kCancelled);
+  }
+
+  std::optional<GenerationDelta> TryNext() override {
+    while (std::optional<TokenEvent> event = stream_->TryNext()) {
+      Sequence& sequence = *sequences_[event->index];
+      if (sequence.finished) continue;  // what came after a stop string
+      return MakeDelta(*std::move(event), sequence);
+    }
+    return std::nullopt;
+  }
+  bool done() const override { return num_unfinished_ == 0; }
+  void SetNotify(std::function<void()> notify) override {
+    stream_->SetNotify(std::move(notify));
+  }
+  void Cancel() override { stream_->Cancel(); }
+  const std::string& request_id() const override { return spec_.request_id; }
+  absl::Time created() const override { return created_; }
+  int32_t prompt_tokens() const override {
+    return static_cast<int32_t>(spec_.prompt_token_ids.size());
+  }
+  const std::vector<int32_t>& prompt_token_ids() const override {
+    return spec_.prompt_token_ids;
+  }
+
+ private:
+  struct Sequence {
+    Sequence(const ModelText& text, bool skip_special,
+             const std::vector<std::string>& stops, bool include_stop)
+        : detokenizer(text, skip_special), matcher(stops, include_stop) {}
+    IncrementalDetokenizer detokenizer;
+    StopMatcher matcher;
+    int32_t cached_tokens = 0;
+    int32_t completion_tokens = 0;
+    bool finished = false;
+  };
+
+  GenerationDelta MakeDelta(TokenEvent event, Sequence& sequence);
+  TextLogprob MakeLogprob(const TokenLogprob& logprob) const;
+  std::vector<PositionTextLogprobs> MakeLogprobs(
+      const std::vector<PositionLogprobs>& logprobs) const;
+  void End(RequestOutcome outcome) {
+    if (metrics_ != nullptr) metrics_->OnRequestEnded(outcome);
+  }
+
+  const GenerationSpec spec_;
+  const absl::Time created_;
+  const ModelText& text_;
+  ServerMetrics* const metrics_;
+  std::unique_ptr<EngineStream> stream_;
+  std::vector<std::unique_ptr<Sequence>> sequences_;
+  int32_t num_unfinished_ = 0;
+  FinishReason worst_ = FinishReason::kStop;
+};
+
+GenerationDelta GenerationImpl::MakeDelta(TokenEvent event,
+                                          Sequence& sequence) {
+  GenerationDelta delta;
+  delta.index = event.index;
+  delta.finish_reason = event.finish_reason;
+  delta.matched_stop_token = event.stop_token_id;
+  delta.status = event.status;
+  if (sequence.completion_tokens == 0) {
+    sequence.cached_tokens = event.num_cached_tokens;
+    delta.prompt_logprobs = MakeLogprobs(event.prompt_logprobs);
+  }
+  size_t used = 0;
+  for (int32_t token : event.token_ids) {
+    ++used;
+    ++sequence.completion_tokens;
+    // The token that ends a turn is no part of its text.
+    if (event.stop_token_id >= 0 && used == event.token_ids.size()) break;
+    StopMatcher::Result result =
+        sequence.matcher.Push(sequence.detokenizer.Push(token));
+    delta.text += result.text;
+    if (result.matched) {
+      delta.matched_stop = std::move(result.stop);
+      delta.matched_stop_token = -1;
+      if (!delta.finish_reason.has_value()) stream_->Finish(event.index);
+      delta.finish_reason = FinishReason::kStop;
+      break;
+    }
+  }
+  event.token_ids.resize(used);
+  if (event.logprobs.size() > used) event.logprobs.resize(used);
+  delta.logprobs = MakeLogprobs(event.logprobs);
+  delta.token_ids = std::move(event.token_ids);
+
+  if (delta.finish_reason.has_value() && delta.matched_stop.empty()) {
+    StopMatcher::Result result =
+        sequence.matcher.Push(sequence.detokenizer.Finish());
+    delta.text += result.text;
+    if (result.matched) {
+      delta.matched_stop = std::move(result.stop);
+    } else {
+      delta.text += sequence.matcher.Finish();
+    }
+  }
+  delta.usage = {prompt_tokens(), sequence.cached_tokens,
+                 sequence.completion_tokens};
+  if (delta.finish_reason.has_value()) {
+    sequence.finished = true;
+    worst_ = std::max(worst_, *delta.finish_reason);
+    if (--num_unfinished_ == 0) End(OutcomeOf(worst_));
+  }
+  return delta;
+}
+
+TextLogprob GenerationImpl::MakeLogprob(const TokenLogprob& logprob) const {
+  const int32_t token = logprob.token;
+  return {text_.Decode({&token, 1}, /*skip_special_tokens=*/false),
+          std::string(text_.TokenBytes(token)), token, logprob.logprob,
+          logprob.rank};
+}
+
+std::vector<PositionTextLogprobs> GenerationImpl::MakeLogprobs(
+    const std::vector<PositionLogprobs>& logprobs) const {
+  std::vector<PositionTextLogprobs> result;
+  result.reserve(logprobs.size());
+  for (const PositionLogprobs& position : logprobs) {
+    PositionTextLogprobs& out = result.emplace_back();
+    out.chosen = MakeLogprob(position.chosen);
+    out.top.reserve(position.top.size());
+    for (const TokenLogprob& top : position.top) {
+      out.top.push_back(MakeLogprob(top));
+    }
+  }
+  return result;
+}
+
+class GenerationServiceImpl : public GenerationService {
+ public:
+  GenerationServiceImpl(Engine& engine, const ModelText& text, ModelInfo info,
+                        ServerMetrics* metrics)
+      : engine_(engine),
+        text_(text),
+        info_(std::move(info)),
+        metrics_(metrics) {}
+
+  absl::StatusOr<std::unique_ptr<Generation>> Start(
+      GenerationRequest request) override {
+    if (metrics_ != nullptr) metrics_->OnRequestReceived();
+    absl::StatusOr<std::unique_ptr<Generation>> generation =
+        TryStart(std::move(request));
+    if (!generation.ok() && metrics_ != nullptr) {
+      metrics_->OnRequestEnded(absl::IsDeadlineExceeded(generation.status())
+                                   ? RequestOutcome::kDeadline
+                                   : RequestOutcome::kRejected);
+    }
+    return generation;
+  }
+
+  absl::Status CheckModel(const std::string& name) const override {
+    const auto& names = info_.served_names;
+    if (name.empty() ||
+        std::find(names.begin(), names.end(), name) != names.end()) {
+      return absl::OkStatus();
+    }
+    return WithDetail(absl::NotFoundError(absl::StrCat(
+                          "model: \"", PrintableText(name, 80),
+                          "\" is not served; \"", names.front(), "\" is")),
+                      "model", "model_not_found");
+  }
+
+  absl::StatusOr<std::string> RenderChat(const ChatPrompt& chat) override {
+    absl::StatusOr<ChatTemplateInput> input = MakeTemplateInput(chat);
+    if (!input.ok()) return input.status();
+    return text_.RenderChat(*input);
+  }
+  const ModelInfo& model_info() const override { return info_; }
+  const ModelText& text() const override { return text_; }
+  Engine& engine() override { return engine_; }
+
+ private:
+  absl::StatusOr<std::unique_ptr<Generation>> TryStart(
+      GenerationRequest request);
+  absl::StatusOr<std::vector<int32_t>> EncodePrompt(Prompt prompt);
+
+  Engine& engine_;
+  const ModelText& text_;
+  const ModelInfo info_;
+  ServerMetrics* const metrics_;
+};
+
+absl::StatusOr<std::vector<int32_t>> GenerationServiceImpl::EncodePrompt(
+    Prompt prompt) {
+  if (auto* ids = std::get_if<std::vector<int32_t>>(&prompt)) {
+    return std::move(*ids);
+  }
+  if (const auto* plain = std::get_if<std::string>(&prompt)) {
+    if (plain->empty()) return Invalid("prompt", "expected some text");
+    return text_.Encode(*plain, /*add_special_tokens=*/true);
+  }
+  absl::StatusOr<ChatTemplateInput> input =
+      MakeTemplateInput(std::get<ChatPrompt>(prompt));
+  if (!input.ok()) return input.status();
+  absl::StatusOr<std::vector<int32_t>> ids = text_.EncodeChat(*input);
+  if (absl::IsInvalidArgument(ids.status())) {
+    return WithDetail(ids.status(), "messages", "invalid_value");
+  }
+  return ids;
+}
+
+absl::StatusOr<std::unique_ptr<Generation>> GenerationServiceImpl::TryStart(
+    GenerationRequest request) {
+  absl::Status model = CheckModel(request.model);
+  if (!model.ok()) return model;
+  if (request.stop.size() > kMaxStopStrings) {
+    return Invalid(
+        "stop", absl::StrCat("expected at most ", kMaxStopStrings, " strings"));
+  }
+  for (const std::string& stop : request.stop) {
+    if (stop.empty() || stop.size() > kMaxStopBytes) {
+      return Invalid("stop", absl::StrCat("expected strings of 1 to ",
+                                          kMaxStopBytes, " bytes"));
+    }
+  }
+  const int64_t max_n = engine_.Snapshot().max_num_seqs;
+  if (request.n < 1 || request.n > max_n) {
+    return Invalid("n",
+                   absl::StrCat("expected 1 to ", max_n, ", got ", request.n));
+  }
+  if (request.max_tokens.has_value() && *request.max_tokens < 1) {
+    return Invalid("max_tokens", absl::StrCat("expected at least 1, got ",
+                                              *request.max_tokens));
+  }
+  absl::StatusOr<std::vector<int32_t>> ids =
+      EncodePrompt(std::move(request.prompt));
+  if (!ids.ok()) return ids.status();
+
+  const int64_t room = std::max<int64_t>(
+      1, engine_.Snapshot().max_model_len - static_cast<int64_t>(ids->size()));
+  EngineRequest engine_request;
+  engine_request.sampling = std::move(request.sampling);
+  // More than fits means: up to the context's end.
+  engine_request.sampling.max_tokens =
+      static_cast<int32_t>(std::min(room, request.max_tokens.value_or(room)));
+  if (!engine_request.sampling.ignore_eos) {
+    std::vector<int32_t>& stops = engine_request.sampling.stop_token_ids;
+    const std::vector<int32_t>& ends = text_.end_token_ids();
+    stops.insert(stops.end(), ends.begin(), ends.end());
+  }
+  engine_request.n = static_cast<int32_t>(request.n);
+  engine_request.priority = request.priority;
+  engine_request.deadline = request.deadline;
+  engine_request.cache_salt = request.tenant + '\0' + request.cache_salt;
+
+  GenerationSpec spec;
+  spec.request_id = request.request_id.empty() ? NewRequestId()
+                                               : std::move(request.request_id);
+  spec.prompt_token_ids = *ids;
+  spec.stop = std::move(request.stop);
+  spec.include_stop = request.include_stop_in_output;
+  spec.skip_special_tokens = request.skip_special_tokens;
+  spec.n = engine_request.n;
+  engine_request.prompt_token_ids = *std::move(ids);
+
+  absl::StatusOr<std::unique_ptr<EngineStream>> stream =
+      engine_.Submit(std::move(engine_request));
+  if (!stream.ok()) return DescribeRefusal(stream.status());
+  return std::make_unique<GenerationImpl>(std::move(spec), *std::move(stream),
+                                          text_, metrics_);
+}
+
+}  // namespace
+
+std::unique_ptr<GenerationService> MakeGenerationService(
+    Engine& engine, const ModelText& text, ModelInfo info,
+    ServerMetrics* metrics) {
+  return std::make_unique<GenerationServiceImpl>(engine, text, std::move(info),
+                                                 metrics);
+}
+
+}  // namespace shoal
