@@ -122,28 +122,32 @@ int64_t Total(const TokenCounts& counts) {
 // Of `window` (n tokens) from `baseline` (m tokens); see the header.
 double Divergence(const TokenCounts& window, double n,
                   const TokenCounts& baseline, double m) {
-  double support = static_cast<double>(baseline.size());
-  for (const auto& [token, count] : window) {
-    if (!baseline.contains(token)) support += 1;
+  const double least = DriftMonitor::kMinExpected * std::max(1.0, m / n);
+  double bins = 1;
+  for (const auto& [token, count] : baseline) {
+    if (static_cast<double>(count) >= least) bins += 1;
   }
   constexpr double kAlpha = DriftMonitor::kSmoothing;
-  const double window_total = n + kAlpha * support;
-  const double baseline_total = m + kAlpha * support;
-  const auto term = [&](int64_t in_window, int64_t in_baseline) {
-    const double p = (static_cast<double>(in_window) + kAlpha) / window_total;
-    const double q =
-        (static_cast<double>(in_baseline) + kAlpha) / baseline_total;
+  const auto term = [&](double in_window, double in_baseline) {
+    const double p = (in_window + kAlpha) / (n + kAlpha * bins);
+    const double q = (in_baseline + kAlpha) / (m + kAlpha * bins);
     return p * std::log(p / q);
   };
   double sum = 0;
-  for (const auto& [token, count] : window) {
-    const auto found = baseline.find(token);
-    sum += term(count, found == baseline.end() ? 0 : found->second);
-  }
+  double window_rest = n;
+  double baseline_rest = m;
   for (const auto& [token, count] : baseline) {
-    if (!window.contains(token)) sum += term(0, count);
+    const auto in_baseline = static_cast<double>(count);
+    if (in_baseline < least) continue;
+    const auto found = window.find(token);
+    const auto in_window =
+        static_cast<double>(found == window.end() ? 0 : found->second);
+    sum += term(in_window, in_baseline);
+    window_rest -= in_window;
+    baseline_rest -= in_baseline;
   }
-  const double bias = (support - 1) / 2 * (1 / n + 1 / m);
+  sum += term(window_rest, baseline_rest);
+  const double bias = (bins - 1) / 2 * (1 / n + 1 / m);
   return std::max(0.0, sum - bias);
 }
 

@@ -2,16 +2,19 @@
 // put out when a baseline was recorded: the Kullback-Leibler divergence of a
 // sliding window from the baseline, in nats.
 //
-//   D(P || Q) = Σ over t of P(t) · ln(P(t) / Q(t))
-//   P(t) = (window count of t + α) / (n + α·K),  Q(t) likewise with m tokens
+//   D(P || Q) = Σ over bins b of P(b) · ln(P(b) / Q(b))
+//   P(b) = (window count in b + α) / (n + α·K),  Q(b) likewise with m tokens
 //
-// K is the number of tokens seen in either, n and m are the token counts and
-// α = kSmoothing keeps Q above 0 where the baseline never saw a token.
+// n and m are the token counts of window and baseline, α = kSmoothing keeps Q
+// above 0. The K bins: one for each token that the baseline saw often enough
+// that kMinExpected of it are to be expected in window and baseline alike, and
+// one for all others, those never seen before included. Text has many tokens
+// that occur once or twice; with a bin each, two samples of one distribution
+// would differ more than two distributions do. The price: a change of the mix
+// among rare tokens that keeps their share is not seen.
 //
-// Bias: two samples of one and the same distribution do not give 0 but, to
-// second order, (K - 1) / 2 · (1/n + 1/m). This is subtracted and the result
-// clamped at 0. The correction holds while K is small against n and m; below
-// the minimum counts there is no value at all.
+// Bias: two samples of one distribution do not give 0 but, to second order,
+// (K - 1) / 2 · (1/n + 1/m). It is subtracted and the result clamped at 0.
 //
 // Memory: the window's ring (4 bytes a token) and one count a distinct token of
 // the window and of the baseline. Thread safe.
@@ -46,6 +49,7 @@ struct DriftReading {
 class DriftMonitor {
  public:
   static constexpr double kSmoothing = 0.5;
+  static constexpr double kMinExpected = 5;
 
   explicit DriftMonitor(DriftOptions options);
 

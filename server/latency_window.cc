@@ -28,10 +28,12 @@ double LatencyWindow::MiddleOf(size_t bucket) {
 }
 
 void LatencyWindow::Observe(double seconds, absl::Time now) {
-  if (std::isnan(seconds)) return;
+  if (!std::isfinite(seconds)) return;
   const size_t bucket = BucketOf(seconds);
   const int64_t number = absl::ToUnixSeconds(now) / absl::ToInt64Seconds(kSlot);
   absl::MutexLock lock(&mutex_);
+  ++totals_.count;
+  totals_.seconds += seconds;
   newest_ = std::max(newest_, number);
   Slot& slot = slots_[static_cast<size_t>(newest_) % kNumSlots];
   if (slot.number != newest_) {
@@ -39,6 +41,11 @@ void LatencyWindow::Observe(double seconds, absl::Time now) {
     slot.counts.fill(0);
   }
   ++slot.counts[bucket];
+}
+
+LatencyWindow::Totals LatencyWindow::totals() const {
+  absl::MutexLock lock(&mutex_);
+  return totals_;
 }
 
 std::vector<double> LatencyWindow::Quantiles(std::span<const double> quantiles,

@@ -24,15 +24,24 @@ namespace shoal {
 
 class LatencyWindow {
  public:
+  struct Totals {
+    uint64_t count = 0;
+    double seconds = 0;
+  };
+
   static constexpr absl::Duration kWindow = absl::Seconds(60);
   static constexpr absl::Duration kSlot = absl::Seconds(5);
   static constexpr double kRelativeError = 0.02;
   static constexpr double kLowest = 1e-5;  // seconds
   static constexpr double kHighest = 1e4;
 
-  // NaN is ignored. `now` must come from one clock that does not go backwards;
-  // a value older than the window's slot counts to the newest one.
+  // What is not finite is ignored. `now` must come from one clock that does not
+  // go backwards; a value older than the window's slot counts to the newest
+  // one.
   void Observe(double seconds, absl::Time now) ABSL_LOCKS_EXCLUDED(mutex_);
+
+  // Of everything since the start.
+  Totals totals() const ABSL_LOCKS_EXCLUDED(mutex_);
 
   // One answer in seconds for each of `quantiles`, which lie in [0, 1]; NaN
   // where the window is empty.
@@ -56,6 +65,7 @@ class LatencyWindow {
   mutable absl::Mutex mutex_;
   std::array<Slot, kNumSlots> slots_ ABSL_GUARDED_BY(mutex_);
   int64_t newest_ ABSL_GUARDED_BY(mutex_) = -1;
+  Totals totals_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace shoal

@@ -33,6 +33,31 @@ size_t FinishedReasonIndex(FinishReason reason) {
   return 3;
 }
 
+using Windows = std::array<LatencyWindow, kNumStages>;
+
+// A summary, which the library would compute over every value it keeps.
+prometheus::MetricFamily LatencyFamily(const Windows& windows) {
+  prometheus::MetricFamily family;
+  family.name = "shoal_latency_seconds";
+  family.help = "Quantiles of the last minute; NaN when it saw no value.";
+  family.type = prometheus::MetricType::Summary;
+  const absl::Time now = absl::Now();
+  for (size_t stage = 0; stage < kNumStages; ++stage) {
+    prometheus::ClientMetric metric;
+    metric.label = {{"stage", kStages[stage]}};
+    const LatencyWindow::Totals totals = windows[stage].totals();
+    metric.summary.sample_count = totals.count;
+    metric.summary.sample_sum = totals.seconds;
+    const std::vector<double> values =
+        windows[stage].Quantiles(kQuantiles, now);
+    for (size_t i = 0; i < values.size(); ++i) {
+      metric.summary.quantile.push_back({kQuantiles[i], values[i]});
+    }
+    family.metric.push_back(std::move(metric));
+  }
+  return family;
+}
+
 class ServerMetricsImpl : public ServerMetrics {
  public:
   ServerMetricsImpl(const MetricsOptions& options, DriftMonitor* drift)
@@ -143,9 +168,10 @@ class ServerMetricsImpl : public ServerMetrics {
     if (source_) snapshot = source_();
     RefreshEngine(snapshot);
     RefreshMemory(snapshot);
-    RefreshLatency();
     RefreshDrift();
-    return prometheus::TextSerializer().Serialize(registry_.Collect());
+    std::vector<prometheus::MetricFamily> families = registry_.Collect();
+    families.push_back(LatencyFamily(windows_));
+    return prometheus::TextSerializer().Serialize(families);
   }
 
  private:
@@ -183,17 +209,6 @@ class ServerMetricsImpl : public ServerMetrics {
     own_.resident.Set(static_cast<double>(resident));
   }
 
-  void RefreshLatency() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    const absl::Time now = absl::Now();
-    for (size_t stage = 0; stage < kNumStages; ++stage) {
-      const std::vector<double> values =
-          windows_[stage].Quantiles(kQuantiles, now);
-      for (size_t i = 0; i < values.size(); ++i) {
-        own_.latency[stage][i]->Set(values[i]);
-      }
-    }
-  }
-
   void RefreshDrift() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     DriftReading reading{.kl = std::numeric_limits<double>::quiet_NaN()};
     if (drift_ != nullptr) reading = drift_->Read();
@@ -207,7 +222,7 @@ class ServerMetricsImpl : public ServerMetrics {
   prometheus::Registry registry_;
   SharedFamilies shared_;
   OwnFamilies own_;
-  std::array<LatencyWindow, kNumStages> windows_;
+  Windows windows_;
 
   absl::Mutex mutex_;  // one scrape at a time
   std::function<EngineSnapshot()> source_ ABSL_GUARDED_BY(mutex_);

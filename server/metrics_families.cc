@@ -16,18 +16,6 @@ Series<T, N> Each(prometheus::Family<T>& family, const char* label,
   return series;
 }
 
-std::array<Series<Gauge, 3>, kNumStages> LatencySeries(
-    prometheus::Family<Gauge>& family) {
-  std::array<Series<Gauge, 3>, kNumStages> series;
-  for (size_t stage = 0; stage < kNumStages; ++stage) {
-    for (size_t i = 0; i < kQuantiles.size(); ++i) {
-      series[stage][i] = &family.Add(
-          {{"stage", kStages[stage]}, {"quantile", kQuantileNames[i]}});
-    }
-  }
-  return series;
-}
-
 // What is not the host's lies in the device's memory.
 Series<Gauge, kNumOwners> MemorySeries(prometheus::Family<Gauge>& family,
                                        const std::string& device) {
@@ -115,9 +103,6 @@ OwnFamilies::OwnFamilies(FamilyMaker make, const std::string& device)
       ended(Each(make.Counters("shoal_requests_ended_total",
                                "Requests that ended, each counted once."),
                  "outcome", kOutcomes)),
-      latency(LatencySeries(make.Gauges(
-          "shoal_latency_seconds",
-          "Quantiles of the last minute; NaN when nothing happened in it."))),
       memory(MemorySeries(
           make.Gauges("shoal_memory_bytes",
                       "Memory by owner. On the CPU host is what the process "

@@ -80,8 +80,6 @@ enum Stage { kTtft, kItl, kE2e, kQueue, kStep, kNumStages };
 inline constexpr std::array<const char*, kNumStages> kStages = {
     "ttft", "itl", "e2e", "queue", "step"};
 inline constexpr std::array<double, 3> kQuantiles = {0.5, 0.9, 0.99};
-inline constexpr std::array<const char*, 3> kQuantileNames = {"0.5", "0.9",
-                                                              "0.99"};
 // Who owns memory.
 enum Owner { kWeights, kKv, kWorkspace, kHost, kNumOwners };
 inline constexpr std::array<const char*, kNumOwners> kOwners = {
@@ -125,7 +123,6 @@ struct OwnFamilies {
 
   Counter& received;
   Series<Counter, 5> ended;  // by kOutcomes
-  std::array<Series<Gauge, 3>, kNumStages> latency;
   Series<Gauge, kNumOwners> memory;
   prometheus::Family<Gauge>& memory_limit;  // one series a device, once known
   prometheus::Family<Gauge>& build_info;
