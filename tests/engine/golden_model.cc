@@ -1,0 +1,125 @@
+#include "tests/engine/golden_model.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <utility>
+
+#include "engine/loading/safetensors.h"
+#include "kernels/quant/dequantize.h"
+#include "kernels/quant/float_bits.h"
+#include "nlohmann/json.hpp"
+
+namespace shoal {
+namespace {
+
+template <typename T>
+T ValueOrDie(absl::StatusOr<T> value) {
+  if (!value.ok()) {
+    std::fprintf(stderr, "%s\n", std::string(value.status().message()).c_str());
+    std::abort();
+  }
+  return *std::move(value);
+}
+
+std::vector<int64_t> ReadInts(const SafetensorsFile& file,
+                              const std::string& name) {
+  const ConstTensorView& view = file.tensors().at(name);
+  const auto* bytes = static_cast<const uint8_t*>(view.data);
+  std::vector<int64_t> values(view.num_elements());
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = LoadUnaligned<int64_t>(bytes + 8 * i);
+  }
+  return values;
+}
+
+std::vector<float> ReadFloats(const SafetensorsFile& file,
+                              const std::string& name) {
+  const ConstTensorView& view = file.tensors().at(name);
+  std::vector<float> values(view.num_elements());
+  DequantizeRow(view.dtype, view.data, view.num_elements(), values.data());
+  return values;
+}
+
+}  // namespace
+
+std::string GoldenPath(const std::string& name) {
+  return std::string(SHOAL_GOLDEN_DIR) + "/" + name;
+}
+
+Golden LoadGolden(const std::string& name) {
+  const std::string folder = GoldenPath(name);
+  const nlohmann::json json =
+      nlohmann::json::parse(std::ifstream(folder + "/golden.json"));
+  const auto file =
+      ValueOrDie(SafetensorsFile::Open(folder + "/golden.safetensors"));
+  Golden golden;
+  golden.tolerance = json.at("tolerance").at("fp32_compute_max_abs");
+  for (size_t i = 0; i < json.at("prompts").size(); ++i) {
+    const std::string prefix = "prompt" + std::to_string(i) + ".";
+    GoldenPrompt& prompt = golden.prompts.emplace_back();
+    const auto ids = ReadInts(*file, prefix + "input_ids");
+    prompt.input_ids.assign(ids.begin(), ids.end());
+    prompt.positions = ReadInts(*file, prefix + "positions");
+    prompt.logits = ReadFloats(*file, prefix + "logits");
+    prompt.greedy =
+        json.at("prompts")[i].at("greedy").get<std::vector<int32_t>>();
+  }
+  return golden;
+}
+
+std::vector<CpuIsa> RunnableIsas() {
+  std::vector<CpuIsa> isas;
+  for (const char* name : {"scalar", "avx2", "avx512"}) {
+    const absl::StatusOr<CpuIsa> isa = ChooseCpuIsa(name);
+    if (isa.ok()) isas.push_back(*isa);
+  }
+  return isas;
+}
+
+LoadedModel LoadModel(const std::string& path, CpuIsa isa, Precision precision,
+                      DType kv_cache_dtype, int32_t max_tokens_per_step) {
+  LoadedModel model;
+  model.kernels = MakeCpuKernelTable(isa, 2);
+  model.checkpoint = ValueOrDie(LoadCheckpoint(path));
+  model.decoder = ValueOrDie(MakeDecoder(
+      *model.checkpoint, {precision, kv_cache_dtype, max_tokens_per_step},
+      *model.kernels, nullptr));
+  return model;
+}
+
+std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
+                             const std::vector<int32_t>& tokens, int32_t chunk,
+                             int32_t block_size,
+                             const std::vector<int32_t>& blocks) {
+  const int32_t highest = *std::max_element(blocks.begin(), blocks.end());
+  const auto cache = ValueOrDie(PagedCache::Create(
+      decoder.cache_layout(), highest + 1, block_size, kernels));
+  const auto length = static_cast<int32_t>(tokens.size());
+  const int64_t vocab_size = decoder.config().vocab_size;
+  std::vector<float> logits(length * vocab_size);
+  for (int32_t first = 0; first < length; first += chunk) {
+    const int32_t count = std::min(chunk, length - first);
+    StepBatch batch;
+    for (int32_t p = first; p < first + count; ++p) {
+      batch.token_ids.push_back(tokens[p]);
+      batch.positions.push_back(p);
+      batch.slot_mapping.push_back(
+          int64_t{blocks[p / block_size]} * block_size + p % block_size);
+      batch.logits_rows.push_back(p - first);
+    }
+    batch.cu_seqlens_q = {0, count};
+    batch.context_lens = {first + count};
+    batch.block_tables = blocks;
+    batch.max_blocks = static_cast<int32_t>(blocks.size());
+    absl::Status status = decoder.Forward(batch, *cache);
+    if (status.ok()) {
+      status = decoder.Logits(0, count, logits.data() + first * vocab_size);
+    }
+    if (!status.ok()) std::abort();
+  }
+  return logits;
+}
+
+}  // namespace shoal

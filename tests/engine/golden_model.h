@@ -1,0 +1,55 @@
+// Golden models of tests/golden: their prompts with logits and greedy tokens,
+// and a decoder over them for a chosen instruction set. Test support.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/cache/paged_cache.h"
+#include "engine/loading/checkpoint.h"
+#include "engine/models/decoder.h"
+#include "kernels/cpu/cpu_table.h"
+
+namespace shoal {
+
+struct GoldenPrompt {
+  std::vector<int32_t> input_ids;
+  std::vector<int64_t> positions;  // whose logits are known
+  std::vector<float> logits;       // [positions.size(), vocab_size]
+  std::vector<int32_t> greedy;
+};
+
+struct Golden {
+  std::vector<GoldenPrompt> prompts;
+  double tolerance = 0;  // of f32 logits, largest absolute difference
+};
+
+// Path of a file or folder under tests/golden.
+std::string GoldenPath(const std::string& name);
+// Of a folder with golden.json and golden.safetensors. Aborts on bad data.
+Golden LoadGolden(const std::string& name);
+
+// The instruction sets that this machine runs.
+std::vector<CpuIsa> RunnableIsas();
+
+// A loaded model with what it borrows.
+struct LoadedModel {
+  std::unique_ptr<KernelTable> kernels;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Decoder> decoder;
+};
+// Aborts, with the message, if it does not load.
+LoadedModel LoadModel(const std::string& path, CpuIsa isa, Precision precision,
+                      DType kv_cache_dtype, int32_t max_tokens_per_step);
+
+// Logits of every position of `tokens` [n, vocab_size], computed in chunks of
+// `chunk` tokens over cache blocks in the order of `blocks` (ids, enough of
+// them).
+std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
+                             const std::vector<int32_t>& tokens, int32_t chunk,
+                             int32_t block_size,
+                             const std::vector<int32_t>& blocks);
+
+}  // namespace shoal

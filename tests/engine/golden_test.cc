@@ -1,0 +1,212 @@
+// The golden models' logits and greedy tokens on every instruction set.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <string>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "engine/engine.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/engine/golden_model.h"
+#include "tests/engine/token_reader.h"
+
+namespace shoal {
+namespace {
+
+constexpr int32_t kMaxTokens = 512;
+
+struct Fixture {
+  const char* name;     // of the golden folder
+  const char* weights;  // another file with the same weights, or nullptr
+};
+constexpr Fixture kFixtures[] = {
+    {"llama-gqa", nullptr},
+    {"llama-tied-rope-llama3", nullptr},
+    {"llama-tied-rope-llama3", "gguf/llama-tied-bf16.gguf"},
+    {"qwen2", nullptr},
+    {"qwen3", nullptr},
+    {"qwen3", "gguf/qwen3-bf16.gguf"},
+    {"qwen3-yarn", nullptr},
+};
+
+class GoldenTest : public testing::TestWithParam<std::tuple<Fixture, CpuIsa>> {
+ protected:
+  void SetUp() override {
+    const auto& [fixture, isa] = GetParam();
+    golden_ = LoadGolden(fixture.name);
+    model_ = LoadModel(
+        GoldenPath(fixture.weights != nullptr ? fixture.weights : fixture.name),
+        isa, Precision::kExact, DType::kF32, kMaxTokens);
+  }
+
+  // Largest difference from the golden logits of a prompt.
+  double MaxDifference(const GoldenPrompt& prompt,
+                       const std::vector<float>& logits) const {
+    const int64_t vocab_size = model_.decoder->config().vocab_size;
+    double worst = 0;
+    for (size_t k = 0; k < prompt.positions.size(); ++k) {
+      for (int64_t v = 0; v < vocab_size; ++v) {
+        const double difference = logits[prompt.positions[k] * vocab_size + v] -
+                                  prompt.logits[k * vocab_size + v];
+        // Not std::max: a NaN must not pass.
+        if (!(std::abs(difference) <= worst)) worst = std::abs(difference);
+      }
+    }
+    return worst;
+  }
+
+  static std::vector<int32_t> Blocks(size_t num_tokens, int32_t block_size) {
+    std::vector<int32_t> blocks((num_tokens + block_size - 1) / block_size);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    return blocks;
+  }
+
+  std::unique_ptr<Engine> MakeGoldenEngine(EngineOptions options) {
+    options.max_num_batched_tokens =
+        std::min(options.max_num_batched_tokens, kMaxTokens);
+    if (options.kv_cache_bytes == 0) options.kv_cache_bytes = 64 << 20;
+    auto engine = MakeEngine(std::move(model_.decoder), options,
+                             *model_.kernels, nullptr);
+    EXPECT_TRUE(engine.ok()) << engine.status();
+    return *std::move(engine);
+  }
+
+  static EngineRequest Greedy(const GoldenPrompt& prompt) {
+    EngineRequest request;
+    request.prompt_token_ids = prompt.input_ids;
+    request.sampling.temperature = 0;
+    request.sampling.max_tokens = static_cast<int32_t>(prompt.greedy.size());
+    request.sampling.ignore_eos = true;
+    return request;
+  }
+
+  Golden golden_;
+  LoadedModel model_;
+};
+
+TEST_P(GoldenTest, LogitsMatchWhole) {
+  for (const GoldenPrompt& prompt : golden_.prompts) {
+    const auto logits =
+        AllLogits(*model_.decoder, *model_.kernels, prompt.input_ids,
+                  kMaxTokens, 16, Blocks(prompt.input_ids.size(), 16));
+    EXPECT_LE(MaxDifference(prompt, logits), golden_.tolerance);
+  }
+}
+
+TEST_P(GoldenTest, LogitsMatchInEveryChunkSizeOverShuffledBlocks) {
+  const GoldenPrompt& prompt = golden_.prompts.front();
+  std::mt19937 random(7);
+  // Every size over one model, those at the edges over the others.
+  const bool every = std::string(std::get<0>(GetParam()).name) == "llama-gqa";
+  for (int32_t chunk = 1; chunk <= 64; ++chunk) {
+    const bool edge = chunk <= 3 || chunk % 16 <= 1 || chunk % 16 == 15;
+    if (!every && !edge) continue;
+    const int32_t block_size = 1 + chunk % 17;
+    std::vector<int32_t> blocks = Blocks(prompt.input_ids.size(), block_size);
+    std::shuffle(blocks.begin(), blocks.end(), random);
+    const auto logits = AllLogits(*model_.decoder, *model_.kernels,
+                                  prompt.input_ids, chunk, block_size, blocks);
+    EXPECT_LE(MaxDifference(prompt, logits), golden_.tolerance)
+        << "chunk " << chunk;
+  }
+}
+
+TEST_P(GoldenTest, GreedyTokensAlone) {
+  const auto engine = MakeGoldenEngine({});
+  for (const GoldenPrompt& prompt : golden_.prompts) {
+    auto stream = engine->Submit(Greedy(prompt));
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    EXPECT_EQ(ReadTokens(**stream), prompt.greedy);
+  }
+}
+
+TEST_P(GoldenTest, GreedyTokensBeside63Others) {
+  const auto engine = MakeGoldenEngine({});
+  std::mt19937 random(11);
+  const auto vocab_size = static_cast<int32_t>(engine->config().vocab_size);
+  std::vector<std::unique_ptr<EngineStream>> others;
+  for (int i = 0; i < 63; ++i) {
+    EngineRequest other;
+    other.prompt_token_ids.resize(1 + random() % 40);
+    for (int32_t& id : other.prompt_token_ids) id = random() % vocab_size;
+    other.sampling.max_tokens = 1 + random() % 40;
+    other.sampling.seed = i;
+    other.sampling.ignore_eos = true;
+    auto stream = engine->Submit(std::move(other));
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    others.push_back(*std::move(stream));
+  }
+  std::vector<std::unique_ptr<EngineStream>> streams;
+  for (const GoldenPrompt& prompt : golden_.prompts) {
+    auto stream = engine->Submit(Greedy(prompt));
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    streams.push_back(*std::move(stream));
+  }
+  for (size_t i = 0; i < streams.size(); ++i) {
+    EXPECT_EQ(ReadTokens(*streams[i]), golden_.prompts[i].greedy);
+  }
+  for (auto& other : others) ReadTokens(*other);
+}
+
+// So few blocks that sequences preempt each other and are computed again.
+TEST_P(GoldenTest, GreedyTokensAfterPreemption) {
+  size_t longest = 0;
+  for (const GoldenPrompt& prompt : golden_.prompts) {
+    longest = std::max(longest, prompt.input_ids.size() + prompt.greedy.size());
+  }
+  EngineOptions options;
+  options.block_size = 4;
+  options.kv_cache_bytes = static_cast<int64_t>(longest + 24) *
+                           model_.decoder->cache_layout().BytesPerToken();
+  const auto engine = MakeGoldenEngine(options);
+  std::vector<std::unique_ptr<EngineStream>> streams;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    for (const GoldenPrompt& prompt : golden_.prompts) {
+      auto stream = engine->Submit(Greedy(prompt));
+      ASSERT_TRUE(stream.ok()) << stream.status();
+      streams.push_back(*std::move(stream));
+    }
+  }
+  for (size_t i = 0; i < streams.size(); ++i) {
+    EXPECT_EQ(ReadTokens(*streams[i]),
+              golden_.prompts[i % golden_.prompts.size()].greedy);
+  }
+}
+
+TEST_P(GoldenTest, GreedyTokensWithPrefixReuse) {
+  EngineOptions options;
+  options.block_size = 4;
+  const auto engine = MakeGoldenEngine(options);
+  for (const GoldenPrompt& prompt : golden_.prompts) {
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      auto stream = engine->Submit(Greedy(prompt));
+      ASSERT_TRUE(stream.ok()) << stream.status();
+      int32_t cached = 0;
+      EXPECT_EQ(ReadTokens(**stream, &cached), prompt.greedy);
+      if (repeat == 1) {
+        EXPECT_EQ(cached, (prompt.input_ids.size() - 1) / 4 * 4);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, GoldenTest,
+    testing::Combine(testing::ValuesIn(kFixtures),
+                     testing::ValuesIn(RunnableIsas())),
+    [](const testing::TestParamInfo<GoldenTest::ParamType>& info) {
+      const Fixture& fixture = std::get<0>(info.param);
+      const CpuIsa isa = std::get<1>(info.param);
+      std::string name =
+          absl::StrCat(fixture.name, fixture.weights != nullptr ? "_gguf" : "",
+                       "_", std::string(CpuIsaName(isa)));
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+}  // namespace
+}  // namespace shoal
