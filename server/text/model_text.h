@@ -40,6 +40,11 @@ class ModelText {
   // one-line form of engine/loading/load_error.h.
   static absl::StatusOr<std::unique_ptr<ModelText>> Load(
       const Checkpoint& checkpoint);
+  // The two sources by themselves; the same errors.
+  static absl::StatusOr<std::unique_ptr<ModelText>> LoadFolder(
+      const std::string& folder);
+  static absl::StatusOr<std::unique_ptr<ModelText>> LoadGguf(
+      const GgufFile& gguf);
 
   // Ids are in [0, vocab_size()).
   virtual int32_t vocab_size() const = 0;
@@ -66,6 +71,9 @@ class ModelText {
   virtual std::optional<int32_t> TokenId(std::string_view token) const = 0;
   // Ids that the tokeniser's files name as end of turn or text.
   virtual const std::vector<int32_t>& end_token_ids() const = 0;
+  // Whether one space at the start of decoded text is dropped, as
+  // SentencePiece models want that put one there before encoding.
+  virtual bool StripsLeadingSpace() const { return false; }
   // The whole of `tokens` as UTF-8, broken bytes as U+FFFD.
   std::string Decode(std::span<const int32_t> tokens,
                      bool skip_special_tokens) const;

@@ -16,13 +16,14 @@ class StopMatcher {
   StopMatcher(std::vector<std::string> stops, bool include_stop);
 
   struct Result {
-    std::string text;     // safe to send
+    std::string text;  // safe to send
     bool matched = false;
-    std::string stop;     // the string that matched
+    std::string stop;  // the string that matched
   };
   // REQUIRES: no earlier call matched.
   Result Push(std::string_view text);
-  // What was held back, at the end of the sequence.
+  // What was held back, at the end of the sequence. A stop string in it, which
+  // a longer one could have replaced, still ends the text.
   std::string Finish();
 
  private:
