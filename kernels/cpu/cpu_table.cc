@@ -36,8 +36,8 @@ const CpuOps& OpsOf(CpuIsa isa) {
 
 class CpuKernelTable : public KernelTable {
  public:
-  CpuKernelTable(CpuIsa isa, int num_threads)
-      : ops_(OpsOf(isa)), pool_(num_threads), scratch_(num_threads) {}
+  CpuKernelTable(const CpuOps& ops, int num_threads)
+      : ops_(ops), pool_(num_threads), scratch_(num_threads) {}
 
   std::string_view name() const override { return ops_.name; }
   int num_threads() const override { return pool_.num_threads(); }
@@ -254,7 +254,12 @@ void CpuKernelTable::PagedAttention(const PagedAttentionParams& params) {
 }  // namespace
 
 std::unique_ptr<KernelTable> MakeCpuKernelTable(CpuIsa isa, int num_threads) {
-  return std::make_unique<CpuKernelTable>(isa, num_threads);
+  return MakeCpuKernelTable(OpsOf(isa), num_threads);
+}
+
+std::unique_ptr<KernelTable> MakeCpuKernelTable(const CpuOps& ops,
+                                                int num_threads) {
+  return std::make_unique<CpuKernelTable>(ops, num_threads);
 }
 
 }  // namespace shoal

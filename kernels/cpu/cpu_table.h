@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "kernels/cpu/cpu_ops.h"
 #include "kernels/kernel_table.h"
 
 namespace shoal {
@@ -26,5 +27,8 @@ absl::StatusOr<CpuIsa> ChooseCpuIsa(std::string_view name);
 // A table with `num_threads` workers (the caller counts as one of them).
 // REQUIRES: num_threads >= 1 and the machine runs `isa`.
 std::unique_ptr<KernelTable> MakeCpuKernelTable(CpuIsa isa, int num_threads);
+// The same over any set of inner kernels; `ops` must outlive the table.
+std::unique_ptr<KernelTable> MakeCpuKernelTable(const CpuOps& ops,
+                                                int num_threads);
 
 }  // namespace shoal

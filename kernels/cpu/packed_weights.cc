@@ -49,6 +49,21 @@ std::optional<IntKind> KindOf(DType dtype) {
   }
 }
 
+bool IsWeight(DType dtype) {
+  switch (dtype) {
+    case DType::kI8:
+    case DType::kU8:
+    case DType::kI16:
+    case DType::kI32:
+    case DType::kI64:
+    case DType::kBool:
+    case DType::kF8E8M0:
+      return false;
+    default:
+      return true;
+  }
+}
+
 int64_t GroupBytes(IntKind kind, int tile_rows) {
   const bool four_bit = kind == IntKind::kU4Min || kind == IntKind::kS4 ||
                         kind == IntKind::kTable4;
@@ -228,7 +243,7 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
     matrix->floats_ = {weight.data.data, dtype, weight.in_features()};
     return matrix;
   }
-  if (dtype == DType::kI32 || dtype == DType::kI64 || dtype == DType::kBool) {
+  if (!IsWeight(dtype)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "no product with weights of type ", std::string(DTypeName(dtype))));
   }

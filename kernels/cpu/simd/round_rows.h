@@ -1,11 +1,18 @@
 // Rounds activations to 8 bits in groups of kGroup: scale = max|x| / 127,
-// q = round-to-nearest-even(x / scale). Included by isa_<name>.cc only.
+// q = round-to-nearest-even(x / scale). A group with a NaN or an infinity gets
+// such a scale, so that its products are not finite either. Included by
+// isa_<name>.cc only.
 #pragma once
+
+#include <cmath>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace shoal::SHOAL_ISA {
+
+// A group below this counts as zero: 127 / max would overflow.
+inline constexpr float kSmallest = 1e-36f;
 
 inline void RoundRows(const float* in, int64_t in_features, int64_t begin,
                       int64_t end, int8_t* values, float* scales, float* sums) {
@@ -14,13 +21,19 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t begin,
   const Vec magic = Set(12582912.0f);
   for (int64_t g = begin * groups; g < end * groups; ++g) {
     const float* x = in + g * kGroup;
-    Vec highest = {};
+    // Magnitudes compared as integers: infinity and NaN are above all others.
+    VecI highest = {};
     for (int i = 0; i < kGroup; i += kLanes) {
-      const Vec v = Load(x + i);
-      highest = Max(Max(v, -v), highest);
+      const VecI bits = BitCast<VecI>(Load(x + i)) & 0x7fffffff;
+      highest = bits > highest ? bits : highest;
     }
-    const float max = MaxLane(highest);
-    const float inverse = max > 0 ? 127.0f / max : 0.0f;
+    int32_t max_bits = 0;
+    for (int i = 0; i < kLanes; ++i) {
+      max_bits = highest[i] > max_bits ? highest[i] : max_bits;
+    }
+    float max = BitCast<float>(max_bits);
+    if (max < kSmallest) max = 0;
+    const float inverse = max > 0 && max < INFINITY ? 127.0f / max : 0.0f;
     VecI total = {};
     for (int i = 0; i < kGroup; i += kLanes) {
       const Vec shifted = Fma(Load(x + i), Set(inverse), magic);

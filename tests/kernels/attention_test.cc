@@ -1,0 +1,249 @@
+#include <gmock/gmock.h>
+
+#include <algorithm>
+
+#include "tests/kernels/op_test_support.h"
+
+namespace shoal {
+namespace {
+
+struct Sequence {
+  int32_t context;  // new tokens included
+  int32_t q_len;
+};
+
+struct Shape {
+  int32_t num_heads;
+  int32_t num_kv_heads;
+  int32_t head_dim;
+  int32_t block_size;
+  DType dtype;
+};
+
+// Sequences whose keys and values lie in shuffled blocks of a cache.
+struct Paged {
+  Shape shape;
+  std::vector<Sequence> sequences;
+  std::vector<int32_t> cu_seqlens = {0}, context_lens, tables;
+  int32_t max_blocks = 0;
+  std::vector<uint8_t> k_bytes, v_bytes;
+  // What the cache holds after rounding, [position, kv head, dim] a sequence.
+  std::vector<std::vector<float>> k, v;
+  std::vector<float> q;
+  PagedAttentionParams params;
+};
+
+float RoundTo(DType dtype, float x) {
+  if (dtype == DType::kBF16) return BF16ToF32(F32ToBF16(x));
+  return dtype == DType::kF16 ? F16ToF32(F32ToF16(x)) : x;
+}
+
+void Put(DType dtype, float x, std::vector<uint8_t>& bytes, int64_t index) {
+  if (dtype == DType::kF32) {
+    std::memcpy(&bytes[index * 4], &x, 4);
+    return;
+  }
+  const uint16_t half = dtype == DType::kBF16 ? F32ToBF16(x) : F32ToF16(x);
+  std::memcpy(&bytes[index * 2], &half, 2);
+}
+
+// `spread` widens the scores, so that maxima move between tiles of keys.
+std::unique_ptr<Paged> MakePaged(const Shape& shape,
+                                 const std::vector<Sequence>& sequences,
+                                 Random& random, float spread = 1.0f) {
+  auto paged = std::make_unique<Paged>();
+  paged->shape = shape;
+  paged->sequences = sequences;
+  int32_t used = 0;
+  for (const Sequence& sequence : sequences) {
+    paged->cu_seqlens.push_back(paged->cu_seqlens.back() + sequence.q_len);
+    paged->context_lens.push_back(sequence.context);
+    const int32_t blocks =
+        (sequence.context + shape.block_size - 1) / shape.block_size;
+    paged->max_blocks = std::max(paged->max_blocks, blocks);
+    used += blocks;
+  }
+  std::vector<int32_t> ids(used + 3);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
+  std::shuffle(ids.begin(), ids.end(), random.engine());
+  const int64_t row = int64_t{shape.num_kv_heads} * shape.head_dim;
+  const int64_t elements = int64_t(ids.size()) * shape.block_size * row;
+  // 0xff is NaN in every type: what is not written must not be read.
+  paged->k_bytes.assign(DTypeBytes(shape.dtype, elements), 0xff);
+  paged->v_bytes = paged->k_bytes;
+  paged->tables.assign(sequences.size() * paged->max_blocks, -1);
+  size_t next = 0;
+  for (size_t s = 0; s < sequences.size(); ++s) {
+    std::vector<float>& k = paged->k.emplace_back();
+    std::vector<float>& v = paged->v.emplace_back();
+    for (int32_t j = 0; j < sequences[s].context; ++j) {
+      const int32_t block = j / shape.block_size;
+      int32_t& id = paged->tables[s * paged->max_blocks + block];
+      if (id < 0) id = ids[next++];
+      const int64_t slot =
+          int64_t{id} * shape.block_size + j % shape.block_size;
+      for (int64_t i = 0; i < row; ++i) {
+        k.push_back(RoundTo(shape.dtype, random.Normal(spread)));
+        v.push_back(RoundTo(shape.dtype, random.Normal()));
+        Put(shape.dtype, k.back(), paged->k_bytes, slot * row + i);
+        Put(shape.dtype, v.back(), paged->v_bytes, slot * row + i);
+      }
+    }
+  }
+  paged->q = random.Normals(int64_t{paged->cu_seqlens.back()} *
+                            shape.num_heads * shape.head_dim);
+  const int64_t blocks = ids.size();
+  PagedAttentionParams& p = paged->params;
+  p.q = paged->q.data();
+  p.cu_seqlens_q = paged->cu_seqlens.data();
+  p.context_lens = paged->context_lens.data();
+  p.block_tables = paged->tables.data();
+  p.k_cache = {paged->k_bytes.data(),
+               shape.dtype,
+               {blocks, shape.block_size, shape.num_kv_heads, shape.head_dim}};
+  p.v_cache = {paged->v_bytes.data(),
+               shape.dtype,
+               {blocks, shape.block_size, shape.num_kv_heads, shape.head_dim}};
+  p.num_seqs = static_cast<int32_t>(sequences.size());
+  p.max_blocks = paged->max_blocks;
+  p.block_size = shape.block_size;
+  p.num_heads = shape.num_heads;
+  p.num_kv_heads = shape.num_kv_heads;
+  p.head_dim = shape.head_dim;
+  p.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
+  return paged;
+}
+
+std::vector<double> Reference(const Paged& paged) {
+  const Shape& shape = paged.shape;
+  const int64_t dim = shape.head_dim;
+  const int64_t row = shape.num_kv_heads * dim;
+  std::vector<double> out(paged.q.size());
+  for (size_t s = 0; s < paged.sequences.size(); ++s) {
+    const auto [context, q_len] = paged.sequences[s];
+    for (int32_t i = 0; i < q_len; ++i) {
+      const int32_t keys = context - q_len + i + 1;
+      for (int32_t h = 0; h < shape.num_heads; ++h) {
+        const int64_t g = h / (shape.num_heads / shape.num_kv_heads);
+        const int64_t at =
+            (int64_t{paged.cu_seqlens[s] + i} * shape.num_heads + h) * dim;
+        std::vector<double> scores(keys);
+        double max = -INFINITY, sum = 0;
+        for (int32_t j = 0; j < keys; ++j) {
+          double dot = 0;
+          for (int64_t d = 0; d < dim; ++d) {
+            dot += double{paged.q[at + d]} * paged.k[s][j * row + g * dim + d];
+          }
+          scores[j] = dot * paged.params.scale;
+          max = std::max(max, scores[j]);
+        }
+        for (double& score : scores) sum += score = std::exp(score - max);
+        for (int32_t j = 0; j < keys; ++j) {
+          for (int64_t d = 0; d < dim; ++d) {
+            out[at + d] += scores[j] / sum * paged.v[s][j * row + g * dim + d];
+          }
+        }
+      }
+    }
+  }
+  return out;
+}
+
+class AttentionTest : public OpTest {
+ protected:
+  std::vector<float> Run(const Paged& paged) {
+    std::vector<float> out(paged.q.size(), NAN);
+    PagedAttentionParams params = paged.params;
+    params.out = out.data();
+    table_->PagedAttention(params);
+    return out;
+  }
+
+  void ExpectMatches(const Paged& paged) {
+    const std::vector<float> out = Run(paged);
+    const std::vector<double> expected = Reference(paged);
+    for (size_t i = 0; i < out.size(); ++i) {
+      ASSERT_NEAR(out[i], expected[i], 2e-5) << i;
+    }
+  }
+};
+
+TEST_P(AttentionTest, ShapesOfHeads) {
+  Random random(1);
+  for (int32_t dim : {8, 10, 16, 64, 80, 128}) {
+    for (int32_t group : {1, 3, 4}) {
+      for (int32_t kv_heads : {1, 2}) {
+        SCOPED_TRACE(testing::Message() << dim << " " << group << kv_heads);
+        const Shape shape = {group * kv_heads, kv_heads, dim, 16, DType::kBF16};
+        ExpectMatches(*MakePaged(shape, {{70, 1}, {9, 9}, {33, 4}}, random));
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, CacheTypesAndBlockSizes) {
+  Random random(2);
+  for (DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (int32_t block : {1, 5, 16}) {
+      SCOPED_TRACE(testing::Message() << DTypeName(dtype) << " " << block);
+      ExpectMatches(*MakePaged({6, 2, 16, block, dtype},
+                               {{1, 1}, {130, 67}, {64, 1}, {65, 2}}, random));
+    }
+  }
+}
+
+TEST_P(AttentionTest, EveryContextLength) {
+  Random random(3);
+  for (int32_t context = 1; context <= 200; context += 1) {
+    SCOPED_TRACE(context);
+    ExpectMatches(*MakePaged({3, 1, 8, 5, DType::kF32},
+                             {{context, 1}, {context, std::min(context, 23)}},
+                             random));
+  }
+}
+
+TEST_P(AttentionTest, LargeScores) {
+  Random random(4);
+  ExpectMatches(
+      *MakePaged({4, 1, 64, 16, DType::kF32}, {{200, 200}}, random, 30.0f));
+}
+
+TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {
+  Random random(5);
+  const auto single = MakeCpuKernelTable(ops(), 1);
+  for (int32_t group : {1, 3, 4, 9}) {
+    const auto paged = MakePaged({2 * group, 2, 24, 16, DType::kF16},
+                                 {{150, 150}, {75, 75}, {64, 64}}, random);
+    const std::vector<float> whole = Run(*paged);
+    const int64_t row = int64_t{2 * group} * 24;
+    // Each sequence alone, in chunks of several sizes.
+    for (int32_t s = 0; s < 3; ++s) {
+      for (int32_t chunk : {1, 7, 64, 150}) {
+        std::vector<float> out(whole.size());
+        const int32_t start = paged->cu_seqlens[s];
+        const int32_t length = paged->cu_seqlens[s + 1] - start;
+        for (int32_t first = 0; first < length; first += chunk) {
+          const int32_t context = std::min(first + chunk, length);
+          const int32_t cu_seqlens[] = {0, context - first};
+          PagedAttentionParams params = paged->params;
+          params.q += (start + first) * row;
+          params.out = out.data() + (start + first) * row;
+          params.cu_seqlens_q = cu_seqlens;
+          params.context_lens = &context;
+          params.block_tables += s * params.max_blocks;
+          params.num_seqs = 1;
+          single->PagedAttention(params);
+        }
+        ASSERT_EQ(std::memcmp(&out[start * row], &whole[start * row],
+                              length * row * sizeof(float)),
+                  0)
+            << "group " << group << " sequence " << s << " chunk " << chunk;
+      }
+    }
+  }
+}
+
+INSTANTIATE_OP_TEST(AttentionTest);
+
+}  // namespace
+}  // namespace shoal

@@ -1,0 +1,343 @@
+#include <gmock/gmock.h>
+
+#include <optional>
+
+#include "absl/status/status.h"
+#include "tests/kernels/op_test_support.h"
+
+namespace shoal {
+namespace {
+
+const DType kFloatTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+const DType kTileTypes[] = {DType::kQ4_0,   DType::kQ4_1,  DType::kQ5_0,
+                            DType::kQ5_1,   DType::kQ8_0,  DType::kQ3_K,
+                            DType::kQ4_K,   DType::kQ5_K,  DType::kQ6_K,
+                            DType::kIQ4_NL, DType::kIQ4_XS};
+const DType kStoredTypes[] = {DType::kF8E4M3, DType::kF8E5M2, DType::kF4E2M1,
+                              DType::kQ2_K, DType::kMXFP4};
+
+std::vector<DType> AllTypes() {
+  std::vector<DType> types(std::begin(kFloatTypes), std::end(kFloatTypes));
+  types.insert(types.end(), std::begin(kTileTypes), std::end(kTileTypes));
+  types.insert(types.end(), std::begin(kStoredTypes), std::end(kStoredTypes));
+  return types;
+}
+
+// Row lengths for a type: awkward ones where its blocks allow.
+std::vector<int64_t> Widths(DType dtype) {
+  switch (GetDTypeInfo(dtype).block_elements) {
+    case 1:
+      return {1, 3, 7, 31, 33, 63, 576};
+    case 2:
+      return {2, 34, 576};
+    case 32:
+      return {32, 96, 576, 1536};
+    default:
+      return {256, 768, 1536};
+  }
+}
+
+// Relative to the norms, what rounding a sub-block's scale and minimum to f16
+// costs in the types whose blocks hold 256 values.
+double PackingError(DType dtype) {
+  return GetDTypeInfo(dtype).block_elements == 256 ? 5e-4 : 0;
+}
+
+class LinearTest : public OpTest {
+ protected:
+  std::unique_ptr<PackedMatrix> Pack(const StoredWeight& weight,
+                                     Precision precision) {
+    auto packed = table_->Pack(weight.view, precision);
+    EXPECT_TRUE(packed.ok()) << packed.status();
+    return *std::move(packed);
+  }
+
+  std::vector<float> Run(const PackedMatrix& weight,
+                         const std::vector<float>& in,
+                         const float* bias = nullptr) {
+    const int64_t tokens = in.size() / weight.in_features();
+    std::vector<float> out(tokens * weight.out_features(), NAN);
+    const LinearPart part = {&weight, bias, out.data(), false};
+    table_->Linear({in.data(), tokens, weight.in_features(), {&part, 1}});
+    return out;
+  }
+
+  // `in` as the table rounds it.
+  std::vector<float> Rounded(const std::vector<float>& in, int64_t width) {
+    const int64_t tokens = in.size() / width;
+    std::vector<int8_t> values(in.size());
+    std::vector<float> scales(in.size() / kGroup), sums(in.size() / kGroup);
+    ops().round_rows(in.data(), width, 0, tokens, values.data(), scales.data(),
+                     sums.data());
+    std::vector<float> rounded(in.size());
+    for (size_t i = 0; i < in.size(); ++i) {
+      rounded[i] = scales[i / kGroup] * values[i];
+    }
+    return rounded;
+  }
+};
+
+std::vector<double> Reference(const StoredWeight& weight,
+                              const std::vector<float>& in) {
+  const std::vector<float> w = weight.Dequantized();
+  const int64_t n = weight.view.in_features();
+  const int64_t rows = weight.view.out_features();
+  const int64_t tokens = in.size() / n;
+  std::vector<double> out(tokens * rows);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      for (int64_t i = 0; i < n; ++i)
+        sum += double{in[t * n + i]} * w[r * n + i];
+      out[t * rows + r] = sum;
+    }
+  }
+  return out;
+}
+
+// Every value within `tolerance` of the norms of its two rows.
+void ExpectClose(const std::vector<float>& out, const StoredWeight& weight,
+                 const std::vector<float>& in, double tolerance) {
+  const std::vector<double> expected = Reference(weight, in);
+  const std::vector<float> w = weight.Dequantized();
+  const int64_t n = weight.view.in_features();
+  const int64_t rows = weight.view.out_features();
+  for (size_t i = 0; i < out.size(); ++i) {
+    const double bound = tolerance * Norm(in.data() + i / rows * n, n) *
+                         Norm(w.data() + i % rows * n, n);
+    ASSERT_NEAR(out[i], expected[i], bound)
+        << "token " << i / rows << " row " << i % rows;
+  }
+}
+
+TEST_P(LinearTest, ExactMatchesDequantizedProduct) {
+  Random random(1);
+  for (DType dtype : AllTypes()) {
+    for (int64_t width : Widths(dtype)) {
+      for (int64_t rows : {1, 3, 17, 40}) {
+        SCOPED_TRACE(testing::Message()
+                     << DTypeName(dtype) << " " << rows << "x" << width);
+        const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+        const auto packed = Pack(weight, Precision::kExact);
+        EXPECT_EQ(packed->source_dtype(), dtype);
+        for (int64_t tokens : {1, 5}) {
+          const std::vector<float> in = random.Normals(tokens * width);
+          ExpectClose(Run(*packed, in), weight, in, 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, FastMatchesRoundedActivations) {
+  Random random(2);
+  for (DType dtype : kTileTypes) {
+    for (int64_t width : Widths(dtype)) {
+      for (int64_t rows : {1, 7, 17, 40}) {
+        SCOPED_TRACE(testing::Message()
+                     << DTypeName(dtype) << " " << rows << "x" << width);
+        const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+        const auto packed = Pack(weight, Precision::kFast);
+        EXPECT_FALSE(packed->borrows_source());
+        for (int64_t tokens : {1, 3, 14}) {
+          const std::vector<float> in = random.Normals(tokens * width);
+          ExpectClose(Run(*packed, in), weight, Rounded(in, width),
+                      1e-5 + PackingError(dtype));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, FastIsNearExact) {
+  Random random(3);
+  for (DType dtype : AllTypes()) {
+    SCOPED_TRACE(DTypeName(dtype));
+    const int64_t width = 1536, rows = 96, tokens = 4;
+    const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+    const std::vector<float> in = random.Normals(tokens * width);
+    const std::vector<float> out = Run(*Pack(weight, Precision::kFast), in);
+    const std::vector<double> expected = Reference(weight, in);
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < out.size(); ++i) {
+      error += (out[i] - expected[i]) * (out[i] - expected[i]);
+      norm += expected[i] * expected[i];
+    }
+    EXPECT_LT(std::sqrt(error / norm), 0.015);
+  }
+}
+
+// The largest codes of every type against the largest activations: sums of 16
+// bits must not overflow.
+TEST_P(LinearTest, ExtremeCodes) {
+  Random random(4);
+  for (DType dtype : kTileTypes) {
+    for (int pattern = 0; pattern < 3; ++pattern) {
+      SCOPED_TRACE(testing::Message() << DTypeName(dtype) << " " << pattern);
+      const int64_t width = 256, rows = 9;
+      StoredWeight weight = MakeWeight(dtype, rows, width, random);
+      const DTypeInfo& info = GetDTypeInfo(dtype);
+      const uint8_t fill[] = {0xff, 0x00, 0x80};
+      const std::vector<uint8_t> scaled = weight.bytes;
+      std::fill(weight.bytes.begin(), weight.bytes.end(), fill[pattern]);
+      std::vector<int> halves = HalfOffsets(dtype);
+      if (halves.empty()) halves = {0};  // Q4_0, Q8_0
+      if (dtype == DType::kQ4_1 || dtype == DType::kQ4_K) halves = {0, 2};
+      for (size_t at = 0; at < weight.bytes.size(); at += info.block_bytes) {
+        for (int offset : halves) {
+          std::memcpy(&weight.bytes[at + offset], &scaled[at + offset], 2);
+        }
+      }
+      const auto packed = Pack(weight, Precision::kFast);
+      for (float sign : {1.0f, -1.0f}) {
+        const std::vector<float> in(5 * width, 2.0f * sign);
+        ExpectClose(Run(*packed, in), weight, Rounded(in, width),
+                    1e-5 + 4 * PackingError(dtype));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, PartsShareInputWithBiasAndAccumulate) {
+  Random random(5);
+  const int64_t width = 256, tokens = 6;
+  const DType types[] = {DType::kQ4_0, DType::kBF16, DType::kQ6_K,
+                         DType::kMXFP4};
+  const int64_t rows[] = {33, 5, 16, 9};
+  const std::vector<float> in = random.Normals(tokens * width);
+  std::vector<StoredWeight> weights;
+  std::vector<std::unique_ptr<PackedMatrix>> packed;
+  std::vector<std::vector<float>> biases, outs, expected;
+  std::vector<LinearPart> parts;
+  for (int p = 0; p < 4; ++p) {
+    weights.push_back(MakeWeight(types[p], rows[p], width, random));
+    packed.push_back(Pack(weights[p], Precision::kFast));
+    biases.push_back(random.Normals(rows[p]));
+    outs.push_back(random.Normals(tokens * rows[p]));
+    expected.push_back(Run(*packed[p], in));
+    const bool accumulate = p % 2 == 1, biased = p != 2;
+    for (size_t i = 0; i < outs[p].size(); ++i) {
+      if (biased) expected[p][i] += biases[p][i % rows[p]];
+      if (accumulate) expected[p][i] += outs[p][i];
+    }
+    parts.push_back({packed[p].get(), biased ? biases[p].data() : nullptr,
+                     outs[p].data(), accumulate});
+  }
+  table_->Linear({in.data(), tokens, width, parts});
+  for (int p = 0; p < 4; ++p) {
+    EXPECT_THAT(outs[p], testing::Pointwise(testing::FloatEq(), expected[p]))
+        << "part " << p;
+  }
+}
+
+TEST_P(LinearTest, RowDoesNotDependOnBatchOrThreads) {
+  Random random(6);
+  const auto single = MakeCpuKernelTable(ops(), 1);
+  for (Precision precision : {Precision::kFast, Precision::kExact}) {
+    for (DType dtype : AllTypes()) {
+      SCOPED_TRACE(DTypeName(dtype));
+      const int64_t width = 256 + GetDTypeInfo(dtype).block_elements;
+      const int64_t rows = 41;
+      const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+      const auto packed = Pack(weight, precision);
+      const auto packed_single = single->Pack(weight.view, precision);
+      ASSERT_TRUE(packed_single.ok());
+      const std::vector<float> in = random.Normals(64 * width);
+      std::vector<float> alone(64 * rows);
+      for (int64_t t = 0; t < 64; ++t) {
+        const LinearPart part = {packed_single->get(), nullptr,
+                                 alone.data() + t * rows, false};
+        single->Linear({in.data() + t * width, 1, width, {&part, 1}});
+      }
+      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 64}) {
+        const std::vector<float> out =
+            Run(*packed,
+                std::vector<float>(in.begin(), in.begin() + tokens * width));
+        ASSERT_EQ(
+            std::memcmp(out.data(), alone.data(), out.size() * sizeof(float)),
+            0)
+            << tokens << " tokens";
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, RoundsActivationsToNearest) {
+  Random random(7);
+  const int64_t width = 96, tokens = 50;
+  std::vector<float> in = random.Normals(tokens * width);
+  std::fill(in.begin(), in.begin() + kGroup, 0.0f);
+  std::fill(in.begin() + kGroup, in.begin() + 2 * kGroup, 0.0f);
+  in[40] = 1e-42f;  // too small to divide by
+  std::vector<int8_t> values(in.size());
+  std::vector<float> scales(in.size() / kGroup), sums(in.size() / kGroup);
+  ops().round_rows(in.data(), width, 0, tokens, values.data(), scales.data(),
+                   sums.data());
+  for (size_t g = 0; g < scales.size(); ++g) {
+    float max = 0;
+    int sum = 0;
+    for (size_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
+      max = std::max(max, std::fabs(in[i]));
+      sum += values[i];
+      ASSERT_LE(std::abs(in[i] - scales[g] * values[i]),
+                0.5001 * scales[g] + 2e-42)
+          << i;
+      ASSERT_GE(values[i], -127);
+    }
+    EXPECT_FLOAT_EQ(scales[g], max < 1e-40 ? 0 : max / 127);
+    EXPECT_FLOAT_EQ(sums[g], scales[g] * sum);
+  }
+}
+
+TEST_P(LinearTest, NonFiniteInputStaysNonFinite) {
+  Random random(9);
+  for (DType dtype : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kBF16}) {
+    const int64_t width = 256, rows = 20;
+    const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+    const auto packed = Pack(weight, Precision::kFast);
+    for (float bad : {NAN, INFINITY, -INFINITY}) {
+      std::vector<float> in = random.Normals(2 * width);
+      in[70] = bad;
+      const std::vector<float> out = Run(*packed, in);
+      for (int64_t r = 0; r < rows; ++r) {
+        EXPECT_FALSE(std::isfinite(out[r])) << DTypeName(dtype) << " " << bad;
+        EXPECT_TRUE(std::isfinite(out[rows + r]));
+      }
+    }
+  }
+}
+
+TEST_P(LinearTest, RefusesTypesThatAreNoWeights) {
+  for (DType dtype : {DType::kI8, DType::kU8, DType::kI16, DType::kI32,
+                      DType::kI64, DType::kBool, DType::kF8E8M0}) {
+    const std::vector<uint8_t> bytes(64 * 8);
+    WeightView view;
+    view.data = {bytes.data(), dtype, {2, 32}};
+    EXPECT_EQ(table_->Pack(view, Precision::kFast).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << DTypeName(dtype);
+  }
+}
+
+TEST_P(LinearTest, EmbeddingDequantizesRows) {
+  Random random(8);
+  for (DType dtype : AllTypes()) {
+    SCOPED_TRACE(DTypeName(dtype));
+    const int64_t width = 512;
+    const StoredWeight weight = MakeWeight(dtype, 11, width, random);
+    const int32_t ids[] = {10, 0, 3, 3, 7};
+    std::vector<float> out(5 * width);
+    table_->Embedding({weight.view, ids, 5, out.data()});
+    const std::vector<float> expected = weight.Dequantized();
+    for (int t = 0; t < 5; ++t) {
+      EXPECT_EQ(std::memcmp(&out[t * width], &expected[ids[t] * width],
+                            width * sizeof(float)),
+                0);
+    }
+  }
+}
+
+INSTANTIATE_OP_TEST(LinearTest);
+
+}  // namespace
+}  // namespace shoal
