@@ -47,19 +47,32 @@ void ThreadPool::Run(Function function, const void* context, int64_t num_items,
   num_items_ = num_items;
   chunk_ = chunk;
   next_item_.store(0, std::memory_order_relaxed);
-  num_busy_.store(num_threads_ - 1, std::memory_order_relaxed);
+  state_.store(0, std::memory_order_release);
   epoch_.fetch_add(1);  // seq_cst: ordered against num_sleeping_
   if (num_sleeping_.load() > 0) epoch_.notify_all();
   Work(0);
-  // Chunks are all taken; the others are finishing theirs. On a loaded machine
-  // one of them may have lost its core, so give ours up after a while.
-  for (int spins = 0; num_busy_.load(std::memory_order_acquire) != 0;) {
-    if (++spins < 20 * kSpins) {
+  // Chunks are all taken; those who took some are finishing them. One of them
+  // may have lost its core on a loaded machine, so give ours up after a while.
+  state_.fetch_or(kClosed, std::memory_order_acquire);
+  for (int spins = 0; state_.load(std::memory_order_acquire) != kClosed;) {
+    if (++spins < kSpins) {
       Pause();
     } else {
       std::this_thread::yield();
     }
   }
+}
+
+bool ThreadPool::Join() {
+  uint32_t state = state_.load(std::memory_order_relaxed);
+  while ((state & kClosed) == 0) {
+    if (state_.compare_exchange_weak(state, state + 1,
+                                     std::memory_order_acquire,
+                                     std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void ThreadPool::Work(int thread) {
@@ -83,10 +96,11 @@ void ThreadPool::WorkerLoop(int thread) {
       epoch_.wait(seen);
       num_sleeping_.fetch_sub(1);
     }
-    ++seen;
+    seen = epoch_.load(std::memory_order_acquire);
     if (stopping_.load()) return;
+    if (!Join()) continue;
     Work(thread);
-    num_busy_.fetch_sub(1, std::memory_order_release);
+    state_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -48,18 +48,23 @@ class ThreadPool {
 
   void Run(Function function, const void* context, int64_t num_items,
            int64_t chunk);
+  // Enters the loop under way; false if it is over.
+  bool Join();
   void Work(int thread);
   void WorkerLoop(int thread);
 
   const int num_threads_;
-  // The loop under way. Written before epoch_ rises, read after.
+  // The loop under way. Written while state_ is closed and nobody inside.
   Function function_ = nullptr;
   const void* context_ = nullptr;
   int64_t num_items_ = 0;
   int64_t chunk_ = 1;
   alignas(64) std::atomic<int64_t> next_item_ = 0;
   alignas(64) std::atomic<uint32_t> epoch_ = 0;  // one more for each loop
-  alignas(64) std::atomic<int32_t> num_busy_ = 0;
+  // Threads inside the loop besides the caller, and kClosed once its chunks are
+  // all taken: a thread that comes late is not waited for.
+  static constexpr uint32_t kClosed = 1u << 31;
+  alignas(64) std::atomic<uint32_t> state_ = kClosed;
   std::atomic<int32_t> num_sleeping_ = 0;
   std::atomic<bool> stopping_ = false;
   std::vector<std::thread> threads_;

@@ -194,7 +194,7 @@ TEST_P(AttentionTest, CacheTypesAndBlockSizes) {
 
 TEST_P(AttentionTest, EveryContextLength) {
   Random random(3);
-  for (int32_t context = 1; context <= 200; context += 1) {
+  for (int32_t context = 1; context <= 200; ++context) {
     SCOPED_TRACE(context);
     ExpectMatches(*MakePaged({3, 1, 8, 5, DType::kF32},
                              {{context, 1}, {context, std::min(context, 23)}},
@@ -206,6 +206,14 @@ TEST_P(AttentionTest, LargeScores) {
   Random random(4);
   ExpectMatches(
       *MakePaged({4, 1, 64, 16, DType::kF32}, {{200, 200}}, random, 30.0f));
+}
+
+TEST_P(AttentionTest, NanStaysVisible) {
+  Random random(6);
+  const auto paged = MakePaged({2, 1, 16, 16, DType::kF32}, {{90, 2}}, random);
+  paged->q[5] = NAN;
+  const std::vector<float> out = Run(*paged);
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(std::isnan(out[i]), i < 16) << i;
 }
 
 TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {

@@ -150,12 +150,13 @@ inline Vec LoadF16(const void* p) {
 }
 
 // e^x within 2 ulp for x in [-87, 88]; below that 0 (so e^-inf is 0), above it
-// e^88. Range reduction by ln 2 in two parts, then a polynomial of degree 6
-// (Taylor's coefficients; |r| <= ln2/2 leaves an error under 2^-25).
+// e^88; NaN stays NaN. Range reduction by ln 2 in two parts, then a polynomial
+// of degree 6 (Taylor's coefficients; |r| <= ln2/2 leaves an error under
+// 2^-25).
 inline Vec Exp(const Vec& x) {
   const Vec low = Set(-87.0f);
   Vec y = x > Set(88.0f) ? Set(88.0f) : x;
-  y = y > low ? y : low;
+  y = y < low ? low : y;               // NaN stays
   const Vec magic = Set(12582912.0f);  // 1.5 · 2^23: adding it rounds
   const Vec n = Fma(y, Set(1.44269504f), magic) - magic;
   Vec r = Fma(n, Set(-0.693359375f), y);
