@@ -20,6 +20,7 @@
 #include "kernels/quant/dequantize.h"
 #include "kernels/quant/float_bits.h"
 #include "kernels/quant/quantize.h"
+#include "tests/kernels/isa_avx512_emulated.h"
 
 namespace shoal {
 
@@ -29,6 +30,9 @@ inline std::vector<const CpuOps*> TestedOps() {
 #if defined(__x86_64__)
   if (ChooseCpuIsa("avx2").ok()) ops.push_back(&Avx2Ops());
   if (ChooseCpuIsa("avx512").ok()) ops.push_back(&Avx512Ops());
+#endif
+#if defined(SHOAL_HAVE_SIMDE)
+  if (ChooseCpuIsa("avx2").ok()) ops.push_back(&EmulatedAvx512Ops());
 #endif
   return ops;
 }

@@ -1,0 +1,81 @@
+// isa_avx512.cc once more for machines without AVX-512: its intrinsics become
+// SIMDe's portable functions, which do the same arithmetic. Slow; tests only.
+#include <immintrin.h>
+#include <simde/x86/avx512.h>
+
+#define SHOAL_ISA avx512_emulated
+
+namespace shoal::SHOAL_ISA {
+
+// Three that SIMDe 0.7.4 lacks.
+inline simde__m512 CvtI32ToF32(simde__m512i integers) {
+  using Integers = int32_t __attribute__((vector_size(64)));
+  return __builtin_convertvector((Integers)integers, simde__m512);
+}
+inline simde__m512 CvtHalves(__m256i halves) {
+  const __m256 parts[2] = {
+      _mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+      _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1))};
+  return simde_mm512_loadu_ps(parts);
+}
+inline __m256i CvtToHalves(simde__m512 floats) {
+  __m256 parts[2];
+  simde_mm512_storeu_ps(parts, floats);
+  return _mm256_setr_m128i(_mm256_cvtps_ph(parts[0], 0),
+                           _mm256_cvtps_ph(parts[1], 0));
+}
+
+}  // namespace shoal::SHOAL_ISA
+
+#define __AVX512F__ 1
+#define __m512 simde__m512
+#define __m512i simde__m512i
+#define _mm512_and_si512 simde_mm512_and_si512
+#define _mm512_broadcast_i32x4 simde_mm512_broadcast_i32x4
+#define _mm512_cvtepi32_ps CvtI32ToF32
+#define _mm512_cvtph_ps CvtHalves
+#define _mm512_cvtps_ph(a, rounding) CvtToHalves(a)
+#define _mm512_dpbusd_epi32 simde_mm512_dpbusd_epi32
+#define _mm512_fmadd_ps simde_mm512_fmadd_ps
+#define _mm512_loadu_si512 simde_mm512_loadu_si512
+#define _mm512_mul_ps simde_mm512_mul_ps
+#define _mm512_set1_epi32 simde_mm512_set1_epi32
+#define _mm512_set1_epi8 simde_mm512_set1_epi8
+#define _mm512_set1_ps simde_mm512_set1_ps
+#define _mm512_setzero_ps simde_mm512_setzero_ps
+#define _mm512_setzero_si512 simde_mm512_setzero_si512
+#define _mm512_shuffle_epi8 simde_mm512_shuffle_epi8
+#define _mm512_srli_epi16 simde_mm512_srli_epi16
+#define _mm512_storeu_ps simde_mm512_storeu_ps
+#define _mm512_sub_epi32 simde_mm512_sub_epi32
+#define _mm512_xor_si512 simde_mm512_xor_si512
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd/attention.h"
+#include "kernels/cpu/simd/float_linear.h"
+#include "kernels/cpu/simd/int_linear_avx512.h"
+#include "kernels/cpu/simd/round_rows.h"
+#include "kernels/cpu/simd/row_ops.h"
+#include "tests/kernels/isa_avx512_emulated.h"
+
+namespace shoal {
+
+const CpuOps& EmulatedAvx512Ops() {
+  namespace isa = avx512_emulated;
+  static constexpr CpuOps kOps = {
+      .name = "avx512_emulated",
+      .tile_rows = isa::kTileRows,
+      .round_rows = isa::RoundRows,
+      .int_linear = isa::IntLinearWith<isa::kTileRows, isa::Avx512IntKernel>,
+      .float_linear = isa::FloatLinear,
+      .rms_norm = isa::RmsNormRows,
+      .rope = isa::RopeTokens,
+      .silu_mul = isa::SiluMulTokens,
+      .cache_write = isa::CacheWriteTokens,
+      .attention = isa::AttentionTile,
+      .attention_scratch_floats = isa::AttentionScratchFloats,
+  };
+  return kOps;
+}
+
+}  // namespace shoal
