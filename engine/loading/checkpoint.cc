@@ -167,8 +167,8 @@ absl::StatusOr<std::map<std::string, WeightView, std::less<>>> SelectWeights(
   }
   for (const auto& [name, view] : tensors) {
     if (known.contains(name) || IsIgnored(config, name)) continue;
-    complaints.Add(
-        Concat({"tensor ", Quoted(name), ": expected no such tensor"}));
+    complaints.Add(Concat(
+        {"tensor ", Quoted(name), ": expected no such tensor, got one"}));
   }
   absl::Status status = complaints.ToStatus(file);
   if (!status.ok()) return status;

@@ -213,8 +213,8 @@ absl::StatusOr<const GgufMetadata::Value*> GgufMetadata::Find(
     std::string_view key) const {
   const auto it = values_.find(key);
   if (it == values_.end()) {
-    return absl::NotFoundError(
-        Concat({file_, ": metadata ", Quoted(key), ": expected, but absent"}));
+    return absl::NotFoundError(Concat(
+        {file_, ": metadata ", Quoted(key), ": expected a value, got none"}));
   }
   return &it->second;
 }
