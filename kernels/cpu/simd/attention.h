@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd/row_ops.h"
@@ -72,20 +73,46 @@ inline void Scores(const float* q, const float* k, int64_t dim, float* scores) {
   }
 }
 
-// acc[r] += Σ_j probabilities[r][j] · v[j]; `keys` of them, in order.
+// kColumns vectors of every row's accumulator from column `i` on.
+template <int kRows, int kColumns>
+inline void AddColumns(const float* probabilities, const float* v, int64_t keys,
+                       int64_t dim, int64_t i, float* acc) {
+  Vec sum[kRows][kColumns];
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c) {
+      sum[r][c] = Load(acc + r * dim + i + c * kLanes);
+    }
+  }
+  for (int64_t j = 0; j < keys; ++j) {
+    Vec x[kColumns];
+    for (int c = 0; c < kColumns; ++c)
+      x[c] = Load(v + j * dim + i + c * kLanes);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec weight = Set(probabilities[r * kKeys + j]);
+      for (int c = 0; c < kColumns; ++c) {
+        sum[r][c] = Fma(weight, x[c], sum[r][c]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kColumns; ++c) {
+      Store(sum[r][c], acc + r * dim + i + c * kLanes);
+    }
+  }
+}
+
+// acc[r] += Σ_j probabilities[r][j] · v[j]; `keys` of them, in order. Several
+// columns at a time: each is a chain of dependent operations.
 template <int kRows>
 inline void AddValues(const float* probabilities, const float* v, int64_t keys,
                       int64_t dim, float* acc) {
-  for (int64_t i = 0; i < dim; i += kLanes) {
-    Vec sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = Load(acc + r * dim + i);
-    for (int64_t j = 0; j < keys; ++j) {
-      const Vec x = Load(v + j * dim + i);
-      for (int r = 0; r < kRows; ++r) {
-        sum[r] = Fma(Set(probabilities[r * kKeys + j]), x, sum[r]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) Store(sum[r], acc + r * dim + i);
+  constexpr int kColumns = kRows > 2 ? 2 : 4;
+  int64_t i = 0;
+  for (; i + kColumns * kLanes <= dim; i += kColumns * kLanes) {
+    AddColumns<kRows, kColumns>(probabilities, v, keys, dim, i, acc);
+  }
+  for (; i < dim; i += kLanes) {
+    AddColumns<kRows, 1>(probabilities, v, keys, dim, i, acc);
   }
 }
 
@@ -156,27 +183,23 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
     GatherRows(p, p.v_cache, seq, kv_head, tile, num_keys, dim, values);
     // Earlier tokens may see nothing of the last tiles.
     int64_t row = first_position >= tile ? 0 : (tile - first_position) * group;
-    while (row < rows) {
-      const int64_t batch = rows - row >= 4 ? 4 : 1;
+    const auto run = [&](auto batch) {
+      constexpr int kRows = decltype(batch)::value;
       float* scores = probabilities + row * kKeys;
-      if (batch == 4) {
-        Scores<4>(query + row * dim, keys, dim, scores);
-      } else {
-        Scores<1>(query + row * dim, keys, dim, scores);
-      }
-      for (int64_t r = row; r < row + batch; ++r) {
+      Scores<kRows>(query + row * dim, keys, dim, scores);
+      for (int64_t r = row; r < row + kRows; ++r) {
         int64_t valid = first_position + r / group + 1 - tile;
         if (valid > kKeys) valid = kKeys;
         SoftmaxRow(p.scale, valid, dim, probabilities + r * kKeys,
                    acc + r * dim, max + r, sum + r);
       }
-      if (batch == 4) {
-        AddValues<4>(scores, values, num_keys, dim, acc + row * dim);
-      } else {
-        AddValues<1>(scores, values, num_keys, dim, acc + row * dim);
-      }
-      row += batch;
-    }
+      AddValues<kRows>(scores, values, num_keys, dim, acc + row * dim);
+      row += kRows;
+    };
+    while (rows - row >= 4) run(std::integral_constant<int, 4>{});
+    if (rows - row == 3) run(std::integral_constant<int, 3>{});
+    if (rows - row == 2) run(std::integral_constant<int, 2>{});
+    if (rows - row == 1) run(std::integral_constant<int, 1>{});
   }
   for (int64_t r = 0; r < rows; ++r) {
     const float scale = 1.0f / sum[r];

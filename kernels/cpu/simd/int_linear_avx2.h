@@ -5,7 +5,9 @@
 //   4-bit weights: at most 2 · 15 · 127 a sum, so a whole group of eight sums
 //     (30,480) fits 16 bits and is widened once;
 //   5-bit weights (kU8Min): 2 · 31 · 127, four sums fit;
-//   signed weights: |w| times x with w's sign; 2 · 128 · 127 fits just once.
+//   6-bit signed weights (kS8Half): |w| times x with w's sign, 2 · 32 · 127,
+//     four sums fit;
+//   8-bit signed weights: likewise, but 2 · 128 · 127 fits just once.
 #pragma once
 
 #include "kernels/cpu/simd/int_tile.h"
@@ -31,9 +33,9 @@ struct Avx2IntKernel {
       __m256i dot[kTokens];
       const __m256 scale = Halves(data);
       if constexpr (Group::kNumScales == 2) {
-        SignedDot<0, 4, kTokens>(quants, x, dot);
+        SmallSignedDot<0, kTokens>(quants, x, dot);
         AddScaled(scale, in, token, groups, g, dot, acc);
-        SignedDot<4, 8, kTokens>(quants, x, dot);
+        SmallSignedDot<4, kTokens>(quants, x, dot);
         AddScaled(Halves(data + Group::kScaleBytes), in, token, groups, g, dot,
                   acc);
       } else {
@@ -44,7 +46,7 @@ struct Avx2IntKernel {
         } else if constexpr (kKind == IntKind::kU8Min) {
           UnsignedDot<kTokens>(quants, x, dot);
         } else {
-          SignedDot<0, 8, kTokens>(quants, x, dot);
+          SignedDot<kTokens>(quants, x, dot);
         }
         AddScaled(scale, in, token, groups, g, dot, acc);
       }
@@ -166,12 +168,30 @@ struct Avx2IntKernel {
     }
   }
 
-  template <int kFirst, int kLast, int kTokens>
+  // Chunks [kFirst, kFirst + 4) of weights within ±32.
+  template <int kFirst, int kTokens>
+  static void SmallSignedDot(const uint8_t* quants,
+                             const int8_t* const (&x)[kTokens],
+                             __m256i (&dot)[kTokens]) {
+    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+    for (int c = kFirst; c < kFirst + 4; ++c) {
+      const __m256i w = Quants(quants + c * kTileRows * 4);
+      const __m256i magnitude = _mm256_abs_epi8(w);
+      for (int t = 0; t < kTokens; ++t) {
+        const __m256i product = _mm256_maddubs_epi16(
+            magnitude, _mm256_sign_epi8(Four(x[t] + 4 * c), w));
+        dot[t] = _mm256_add_epi16(dot[t], product);
+      }
+    }
+    for (int t = 0; t < kTokens; ++t) dot[t] = Widen(dot[t]);
+  }
+
+  template <int kTokens>
   static void SignedDot(const uint8_t* quants,
                         const int8_t* const (&x)[kTokens],
                         __m256i (&dot)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
-    for (int c = kFirst; c < kLast; ++c) {
+    for (int c = 0; c < 8; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
       for (int t = 0; t < kTokens; ++t) {
         dot[t] = AddSigned(w, Four(x[t] + 4 * c), dot[t]);

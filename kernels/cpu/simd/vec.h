@@ -60,13 +60,23 @@ inline Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
 
 inline Vec Max(const Vec& a, const Vec& b) { return a > b ? a : b; }
 
+// Halves are added until one lane is left.
 inline float Sum(const Vec& v) {
-  float lanes[kLanes];
-  Store(v, lanes);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+#if defined(__AVX512F__)
+  const auto eight =
+      __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+      __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  const Vec& eight = v;
+#endif
+#if defined(__AVX2__)
+  const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#else
+  const auto& four = eight;
+#endif
+  const auto two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
+  return two[0] + two[1];
 }
 
 inline float MaxLane(const Vec& v) {
