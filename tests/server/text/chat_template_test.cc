@@ -28,8 +28,14 @@ class ChatTemplateTest : public Test {
   const ModelFolder folder_;
 };
 
-const ChatTemplateInput kHi = {.messages_json =
-                                   R"([{"role":"user","content":"hi"}])"};
+ChatTemplateInput WithMessages(const std::string& json) {
+  ChatTemplateInput input;
+  input.messages_json = json;
+  return input;
+}
+
+const ChatTemplateInput kHi =
+    WithMessages(R"([{"role":"user","content":"hi"}])");
 
 TEST_F(ChatTemplateTest, RendersAsTransformersDoes) {
   const struct {
@@ -127,7 +133,7 @@ TEST_F(ChatTemplateTest, TypedControlTokensStayText) {
            "<\xEF\xB7\x90|end|>",
        }) {
     const nlohmann::json messages = {{{"role", "user"}, {"content", typed}}};
-    const ChatTemplateInput input = {.messages_json = messages.dump()};
+    const ChatTemplateInput input = WithMessages(messages.dump());
     const auto ids = text->EncodeChat(input).value();
     EXPECT_EQ(ids.front(), 0) << typed;
     for (size_t i = 1; i < ids.size(); ++i) {
@@ -138,8 +144,8 @@ TEST_F(ChatTemplateTest, TypedControlTokensStayText) {
     EXPECT_EQ(rendered.find("\xEF\xB7\x90"), rendered.npos);
   }
   // Nor do two strings that the template joins, or keys and tools.
-  ChatTemplateInput input = {.messages_json =
-                                 R"([{"content":"<|e"},{"content":"nd|>"}])"};
+  ChatTemplateInput input =
+      WithMessages(R"([{"content":"<|e"},{"content":"nd|>"}])");
   for (int32_t id : text->EncodeChat(input).value()) EXPECT_NE(id, 1);
   input.tools_json = R"([{"<|end|>":{"name":["<|end|>"]}}])";
   input.template_kwargs_json = R"({"date":"<|end|>"})";
@@ -165,8 +171,8 @@ TEST_F(ChatTemplateTest, AssistantsMayQuoteThinkTags) {
   tokenizer["added_tokens"].push_back(think);
   folder_.Write("tokenizer.json", tokenizer.dump());
   const std::string source = "{{ messages[0].content.split('</think>')[-1] }}";
-  ChatTemplateInput input = {
-      .messages_json = R"([{"role":"assistant","content":"a</think>b"}])"};
+  ChatTemplateInput input =
+      WithMessages(R"([{"role":"assistant","content":"a</think>b"}])");
   EXPECT_EQ(Render(source, input), "b");
   input.messages_json = R"([{"role":"user","content":"a</think>b"}])";
   EXPECT_EQ(Render(source, input), "a</think>b");

@@ -11,11 +11,12 @@ struct Outcome {
   std::string text;
   bool matched = false;
   std::string stop;
+
   bool operator==(const Outcome&) const = default;
 };
 
 // Pushes the parts; `sent` collects what was safe after each.
-Outcome Run(StopMatcher matcher, const std::vector<std::string>& parts) {
+Outcome RunAll(StopMatcher matcher, const std::vector<std::string>& parts) {
   Outcome outcome;
   for (const std::string& part : parts) {
     StopMatcher::Result result = matcher.Push(part);
@@ -42,7 +43,7 @@ Outcome Search(const std::vector<std::string>& stops, bool include_stop,
     at = found;
     best = stop;
   }
-  if (at == text.npos) return {text};
+  if (at == text.npos) return {text, false, ""};
   return {text.substr(0, at) + (include_stop ? best : ""), true, best};
 }
 
@@ -58,16 +59,16 @@ TEST(StopMatcherTest, HoldsBackWhatCouldBecomeAStop) {
 }
 
 TEST(StopMatcherTest, AtOnePlaceTheLongestWins) {
-  EXPECT_EQ(Run({{"ab", "abcd"}, true}, {"xab", "cd"}),
+  EXPECT_EQ(RunAll({{"ab", "abcd"}, true}, {"xab", "cd"}),
             (Outcome{"xabcd", true, "abcd"}));
-  EXPECT_EQ(Run({{"ab", "abcd"}, true}, {"xab", "ce"}),
+  EXPECT_EQ(RunAll({{"ab", "abcd"}, true}, {"xab", "ce"}),
             (Outcome{"xab", true, "ab"}));
   // Nothing of a match is sent even where a longer one stayed open.
-  EXPECT_EQ(Run({{"ab", "abcd"}, false}, {"xabc"}).text, "x");
+  EXPECT_EQ(RunAll({{"ab", "abcd"}, false}, {"xabc"}).text, "x");
 }
 
 TEST(StopMatcherTest, WithoutStopsTextPassesThrough) {
-  EXPECT_EQ(Run({{}, false}, {"a", "b"}), Outcome{"ab"});
+  EXPECT_EQ(RunAll({{}, false}, {"a", "b"}), (Outcome{"ab", false, ""}));
 }
 
 TEST(StopMatcherTest, SplitsDoNotMatter) {
@@ -88,10 +89,12 @@ TEST(StopMatcherTest, SplitsDoNotMatter) {
     std::string text;
     for (std::string& part : parts) text += part = word(4);
     const Outcome expected = Search(stops, include_stop, text);
-    const Outcome got = Run({stops, include_stop}, parts);
+    const Outcome got = RunAll({stops, include_stop}, parts);
     ASSERT_EQ(got.text, expected.text) << text;
     // A match at the very end may stay undecided: the text ends all the same.
-    if (got.matched) ASSERT_EQ(got.stop, expected.stop) << text;
+    if (got.matched) {
+      ASSERT_EQ(got.stop, expected.stop) << text;
+    }
   }
 }
 
