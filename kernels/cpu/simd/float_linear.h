@@ -85,25 +85,28 @@ inline void FloatLinearTyped(const FloatRows& weight, const float* in,
   const int64_t block = 64;
   for (int64_t t0 = 0; t0 < num_tokens; t0 += block) {
     const int64_t t1 = t0 + block < num_tokens ? t0 + block : num_tokens;
-    for (int64_t row = begin; row < end;) {
+    int64_t row = begin;
+    for (; row + 4 <= end; row += 4) {
       const uint8_t* w = data + row * row_bytes;
-      const bool pair = row + 2 <= end;
       int64_t t = t0;
       for (; t + 4 <= t1; t += 4) {
-        if (pair) {
-          FloatTile<kType, 2, 4>(w, in + t * n, n, t, row, out);
-        } else {
-          FloatTile<kType, 1, 4>(w, in + t * n, n, t, row, out);
-        }
+        FloatTile<kType, 2, 4>(w, in + t * n, n, t, row, out);
+        FloatTile<kType, 2, 4>(w + 2 * row_bytes, in + t * n, n, t, row + 2,
+                               out);
       }
       for (; t < t1; ++t) {
-        if (pair) {
-          FloatTile<kType, 2, 1>(w, in + t * n, n, t, row, out);
-        } else {
-          FloatTile<kType, 1, 1>(w, in + t * n, n, t, row, out);
-        }
+        FloatTile<kType, 4, 1>(w, in + t * n, n, t, row, out);
       }
-      row += pair ? 2 : 1;
+    }
+    for (; row < end; ++row) {
+      const uint8_t* w = data + row * row_bytes;
+      int64_t t = t0;
+      for (; t + 4 <= t1; t += 4) {
+        FloatTile<kType, 1, 4>(w, in + t * n, n, t, row, out);
+      }
+      for (; t < t1; ++t) {
+        FloatTile<kType, 1, 1>(w, in + t * n, n, t, row, out);
+      }
     }
   }
 }
