@@ -243,9 +243,8 @@ class SessionOn final : public Session,
     request_ = std::move(admission.request);
     cors_headers_ = std::move(admission.cors_headers);
     const bool keep_alive = parser_->keep_alive() && !open_only_;
-    const bool no_body =
-        parser_->is_done() || (parser_->content_length_remaining() &&
-                               *parser_->content_length_remaining() == 0);
+    // An unread body would be taken for the next request.
+    const bool no_body = parser_->is_done();
     if (admission.answer) {
       keep_alive_ = keep_alive && no_body;
       phase_ = Phase::kReplying;
