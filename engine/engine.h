@@ -24,7 +24,7 @@ namespace shoal {
 
 struct EngineOptions {
   int32_t max_num_seqs = 256;             // sequences running at once
-  int32_t max_num_batched_tokens = 2048;  // most tokens in one step
+  int32_t max_num_batched_tokens = 512;  // most tokens in one step
   int32_t max_model_len = 0;              // tokens; 0: the model's own limit
   int32_t block_size = 16;                // tokens a cache block
   double memory_fraction = 0.5;  // of free memory at start, for the cache

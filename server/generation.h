@@ -38,9 +38,9 @@ struct ChatMessage {
 };
 
 struct ChatPrompt {
-  std::vector<ChatMessage> messages;   // at least one
-  std::string tools_json;              // JSON array as given, or empty
-  std::string template_kwargs_json;    // JSON object, or empty
+  std::vector<ChatMessage> messages;  // at least one
+  std::string tools_json;             // JSON array as given, or empty
+  std::string template_kwargs_json;   // JSON object, or empty
   bool add_generation_prompt = true;
 };
 
@@ -50,9 +50,9 @@ struct GenerationRequest {
   std::string request_id;  // for logs and response ids; empty: made up
   std::string model;       // empty: the served one; else must match a name
   Prompt prompt;
-  SamplingParams sampling;           // its max_tokens is set by the service
+  SamplingParams sampling;            // its max_tokens is set by the service
   std::optional<int64_t> max_tokens;  // absent: up to the context's end
-  std::vector<std::string> stop;     // stop strings
+  std::vector<std::string> stop;      // stop strings
   bool include_stop_in_output = false;
   bool skip_special_tokens = true;
   int64_t n = 1;
@@ -102,8 +102,8 @@ struct GenerationDelta {
   absl::Status status;  // why, when finish_reason is kError or kDeadline
 };
 
-// One running request. Reader side of TokenStream: same thread rules. Destroying
-// it cancels what still runs.
+// One running request. Reader side of TokenStream: same thread rules.
+// Destroying it cancels what still runs.
 class Generation {
  public:
   virtual ~Generation() = default;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "server/open_model.h"
 
 namespace shoal {
 
@@ -17,24 +18,21 @@ struct TlsFiles {
 };
 
 struct ServeOptions {
-  std::string model_path;
+  ModelOptions model;
   std::string grpc_address = "127.0.0.1:50051";
   std::string http_address = "127.0.0.1:8000";
   std::vector<std::string> served_model_names;  // empty: from the path
   std::string api_key_file;
   TlsFiles tls;  // both ports
   int drain_seconds = 30;
-  std::string device = "auto";   // auto, cpu, cuda
-  std::string cpu_isa = "auto";  // auto, scalar, avx2, avx512
-  int threads = 0;               // 0: all cores
-  std::string dtype = "auto";    // auto (fast), f32 (exact)
-  std::string kv_cache_dtype = "auto";
   EngineOptions engine;
   std::string log_format = "text";  // text, json
   std::string log_level = "info";
-  std::string drift_baseline;           // file; empty: none
-  int64_t max_body_bytes = 4 << 20;     // HTTP body and gRPC message
-  int max_connections = 1024;           // HTTP
+  std::string drift_baseline;        // file; empty: none
+  int64_t max_body_bytes = 4 << 20;  // HTTP body and gRPC message
+  int max_connections = 1024;        // HTTP
+  // Origins of other sites whose pages may call the HTTP API; "*": any.
+  std::vector<std::string> cors_allowed_origins;
 };
 
 }  // namespace shoal

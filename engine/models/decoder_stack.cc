@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/models/cache_layouts.h"
 #include "engine/models/dense_mlp.h"
 #include "engine/models/gqa_attention.h"
 #include "kernels/check.h"
@@ -30,7 +31,7 @@ DecoderStack::DecoderStack(const ModelConfig& config,
     : config_(config),
       options_(options),
       kernels_(kernels),
-      cache_layout_(GqaCacheLayout(config, options.kv_cache_dtype)),
+      cache_layout_(MakeCacheLayout(config, options.kv_cache_dtype)),
       rope_(config, static_cast<int32_t>(config.head_dim)) {
   SHOAL_CHECK(options.max_tokens_per_step > 0);
 }

@@ -11,12 +11,6 @@ const float* DataOrNull(const std::vector<float>& values) {
 
 }  // namespace
 
-CacheLayout GqaCacheLayout(const ModelConfig& config, DType dtype) {
-  const int64_t width = config.num_key_value_heads * config.head_dim;
-  const auto layers = static_cast<int32_t>(config.num_hidden_layers);
-  return {{{"k", layers, width, dtype}, {"v", layers, width, dtype}}};
-}
-
 GqaAttention::GqaAttention(const ModelConfig& config, int layer,
                            const std::string& prefix, WeightLoader& loader)
     : config_(config),

@@ -7,15 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "engine/cache/cache_layout.h"
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
 #include "engine/models/weight_loader.h"
 
 namespace shoal {
-
-// The cache of a model whose layers all are GqaAttention.
-CacheLayout GqaCacheLayout(const ModelConfig& config, DType dtype);
 
 class GqaAttention : public Block {
  public:

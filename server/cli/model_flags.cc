@@ -1,0 +1,34 @@
+#include "server/cli/model_flags.h"
+
+namespace shoal {
+
+void AddModelFlags(CLI::App* command, ModelOptions* options) {
+  command
+      ->add_option("MODEL", options->path, "GGUF file or Hugging Face folder")
+      ->required();
+  command
+      ->add_option("--threads", options->threads,
+                   "Threads that compute; 0: every core this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_option("--device", options->device, "Where to compute")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command->add_option("--cpu-isa", options->cpu_isa, "Instruction set to use")
+      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512"}))
+      ->capture_default_str();
+  command
+      ->add_option("--dtype", options->dtype,
+                   "Activations: auto rounds them to the weights' precision, "
+                   "f32 computes exactly (slow)")
+      ->check(CLI::IsMember({"auto", "f32"}))
+      ->capture_default_str();
+  command
+      ->add_option("--kv-cache-dtype", options->kv_cache_dtype,
+                   "Element type of the KV cache (auto: bf16, or f32 with "
+                   "--dtype f32)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
+      ->capture_default_str();
+}
+
+}  // namespace shoal

@@ -1,0 +1,12 @@
+// Flags of every command that runs a model.
+#pragma once
+
+#include "CLI/CLI.hpp"
+#include "server/open_model.h"
+
+namespace shoal {
+
+// MODEL, --threads, --device, --cpu-isa, --dtype, --kv-cache-dtype.
+void AddModelFlags(CLI::App* command, ModelOptions* options);
+
+}  // namespace shoal

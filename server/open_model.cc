@@ -1,0 +1,96 @@
+#include "server/open_model.h"
+
+#include <sched.h>
+
+#include <cstdio>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "kernels/cpu/cpu_table.h"
+
+namespace shoal {
+namespace {
+
+// A line on stderr that is rewritten, at most ten times a second, once loading
+// has taken a second.
+class ProgressLine {
+ public:
+  void Show(double fraction, std::string_view what) {
+    const absl::Time now = absl::Now();
+    if (now - start_ < absl::Seconds(1)) return;
+    if (fraction < 1 && now - last_ < absl::Milliseconds(100)) return;
+    last_ = now;
+    shown_ = true;
+    std::fprintf(stderr, "\r%.*s %3.0f %%", static_cast<int>(what.size()),
+                 what.data(), fraction * 100);
+    std::fflush(stderr);
+  }
+  ~ProgressLine() {
+    if (shown_) std::fputc('\n', stderr);
+  }
+
+ private:
+  const absl::Time start_ = absl::Now();
+  absl::Time last_ = start_;
+  bool shown_ = false;
+};
+
+absl::StatusOr<DType> ParseCacheDType(const std::string& name, bool exact) {
+  if (name == "auto") return exact ? DType::kF32 : DType::kBF16;
+  if (name == "f32") return DType::kF32;
+  if (name == "bf16") return DType::kBF16;
+  if (name == "f16") return DType::kF16;
+  return absl::InvalidArgumentError(absl::StrCat(
+      "kv-cache-dtype: expected auto, f32, bf16 or f16, got \"", name, "\""));
+}
+
+}  // namespace
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
+  if (options.device != "auto" && options.device != "cpu") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device: this build has auto and cpu, got \"", options.device, "\""));
+  }
+  if (options.dtype != "auto" && options.dtype != "f32") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "dtype: expected auto or f32, got \"", options.dtype, "\""));
+  }
+  const bool exact = options.dtype == "f32";
+  absl::StatusOr<DType> cache_dtype =
+      ParseCacheDType(options.kv_cache_dtype, exact);
+  if (!cache_dtype.ok()) return cache_dtype.status();
+  absl::StatusOr<CpuIsa> isa = ChooseCpuIsa(options.cpu_isa);
+  if (!isa.ok()) return isa.status();
+
+  OpenedModel model;
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
+      LoadCheckpoint(options.path);
+  if (!checkpoint.ok()) return checkpoint.status();
+  model.checkpoint = *std::move(checkpoint);
+  model.kernels = MakeCpuKernelTable(
+      *isa, options.threads > 0 ? options.threads : UsableCores());
+  DecoderOptions decoder_options;
+  decoder_options.precision = exact ? Precision::kExact : Precision::kFast;
+  decoder_options.kv_cache_dtype = *cache_dtype;
+  decoder_options.max_tokens_per_step = options.max_tokens_per_step;
+  ProgressLine line;
+  absl::StatusOr<std::unique_ptr<Decoder>> decoder =
+      MakeDecoder(*model.checkpoint, decoder_options, *model.kernels,
+                  [&line](double fraction, std::string_view what) {
+                    line.Show(fraction, what);
+                  });
+  if (!decoder.ok()) return decoder.status();
+  model.decoder = *std::move(decoder);
+  return model;
+}
+
+}  // namespace shoal

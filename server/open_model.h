@@ -1,0 +1,38 @@
+// Opening a model for whoever runs one: kernel table, checkpoint and decoder,
+// with progress on stderr when it takes more than a second.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "engine/loading/checkpoint.h"
+#include "engine/models/decoder.h"
+#include "kernels/kernel_table.h"
+
+namespace shoal {
+
+struct ModelOptions {
+  std::string path;
+  std::string device = "auto";          // auto, cpu, cuda
+  std::string cpu_isa = "auto";         // auto, scalar, avx2, avx512
+  int threads = 0;                      // 0: all cores this process may use
+  std::string dtype = "auto";           // auto (fast), f32 (exact)
+  std::string kv_cache_dtype = "auto";  // auto, f32, bf16, f16
+  int max_tokens_per_step = 512;
+};
+
+// In the order in which they need each other.
+struct OpenedModel {
+  std::unique_ptr<KernelTable> kernels;
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::unique_ptr<Decoder> decoder;
+};
+
+// InvalidArgument for a bad option; else as LoadCheckpoint and MakeDecoder.
+absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options);
+
+// Cores that this process may run on.
+int UsableCores();
+
+}  // namespace shoal
