@@ -106,6 +106,7 @@ struct Avx2IntKernel {
                         __m256i (&dot)[kTokens]) {
     const __m256i mask = _mm256_set1_epi8(15);
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
     for (int c = 0; c < 4; ++c) {
       const __m256i both = Quants(quants + c * kTileRows * 4);
       const __m256i low = _mm256_and_si256(both, mask);
@@ -134,6 +135,7 @@ struct Avx2IntKernel {
         _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38,
                       53, 69, 89, 113));
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
     for (int c = 0; c < 4; ++c) {
       const __m256i both = Quants(quants + c * kTileRows * 4);
       const __m256i low =
@@ -155,6 +157,7 @@ struct Avx2IntKernel {
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
     for (int first = 0; first < 8; first += 4) {
       for (int t = 0; t < kTokens; ++t) half[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
       for (int c = first; c < first + 4; ++c) {
         const __m256i w = Quants(quants + c * kTileRows * 4);
         for (int t = 0; t < kTokens; ++t) {
@@ -174,6 +177,7 @@ struct Avx2IntKernel {
                              const int8_t* const (&x)[kTokens],
                              __m256i (&dot)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
     for (int c = kFirst; c < kFirst + 4; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
       const __m256i magnitude = _mm256_abs_epi8(w);
@@ -191,6 +195,7 @@ struct Avx2IntKernel {
                         const int8_t* const (&x)[kTokens],
                         __m256i (&dot)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+#pragma GCC unroll 1
     for (int c = 0; c < 8; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
       for (int t = 0; t < kTokens; ++t) {
