@@ -90,10 +90,9 @@ class GrpcServerImpl : public GrpcServer {
     const std::string host =
         options.address.substr(0, options.address.rfind(':'));
     address_ = absl::StrCat(host, ":", port);
-    SetServing(lifecycle.ready());
-    lifecycle.AddListener([this](Lifecycle::State state) {
-      SetServing(state == Lifecycle::State::kReady);
-    });
+    SetServing(lifecycle.state());
+    lifecycle.AddListener(
+        [this](Lifecycle::State state) { SetServing(state); });
     return absl::OkStatus();
   }
 
@@ -106,12 +105,14 @@ class GrpcServerImpl : public GrpcServer {
   }
 
  private:
-  void SetServing(bool serving) {
+  void SetServing(Lifecycle::State state) {
     grpc::HealthCheckServiceInterface* health =
         server_->GetHealthCheckService();
-    if (health == nullptr) return;
-    health->SetServingStatus(serving);
-    health->SetServingStatus(kInferenceName, serving);
+    const bool ready = state == Lifecycle::State::kReady;
+    for (const char* service : {"", kInferenceName, "readiness"}) {
+      health->SetServingStatus(service, ready);
+    }
+    health->SetServingStatus("liveness", state != Lifecycle::State::kFailed);
   }
 
   boost::asio::thread_pool workers_;

@@ -1,6 +1,7 @@
 // GrpcServer is the gRPC port: shoal.v1.Inference and Admin, grpc.health.v1 and
-// server reflection (both open to all). Health follows the life cycle: SERVING
-// only while ready, for the server ("") and for shoal.v1.Inference.
+// server reflection (both open to all). Health follows the life cycle: "",
+// "readiness" and "shoal.v1.Inference" are SERVING only while ready, "liveness"
+// until nothing but a restart helps.
 //
 // Clients may ping as often as every second, with or without calls: long
 // answers over NAT need it. Messages are bounded by max_message_bytes.

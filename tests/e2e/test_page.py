@@ -1,0 +1,75 @@
+"""The chat page in a headless Chromium."""
+
+import time
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+
+@pytest.fixture
+def browser(tmp_path):
+    options = webdriver.ChromeOptions()
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--disable-dev-shm-usage",
+        f"--user-data-dir={tmp_path}", "--window-size=360,740",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+def test_type_watch_tokens_stop(server, browser):
+    browser.get(server.url + "/")
+    find = lambda css: browser.find_element(By.CSS_SELECTOR, css)
+    replies = lambda: browser.find_elements(
+        By.CSS_SELECTOR, "#messages .message.assistant .content"
+    )
+    wait = WebDriverWait(browser, 30, poll_frequency=0.02)
+
+    # Types, and sees the reply grow.
+    find("#prompt").send_keys("Count from one to two hundred.")
+    find("#send").click()
+    wait.until(lambda _: replies() and replies()[0].text)
+    early = replies()[0].text
+    wait.until(lambda _: len(replies()[0].text) > len(early) + 10)
+
+    # Stops it: the text stays, the server's request ends.
+    find("#stop").click()
+    wait.until(lambda _: not find("#stop").is_displayed())
+    server.await_idle(5)
+    stopped = replies()[0].text
+    time.sleep(0.3)
+    assert replies()[0].text == stopped
+
+    # Speed is shown; the page fits a phone; nothing was blocked or failed.
+    assert "tok" in find("#stats").text
+    overflow = browser.execute_script(
+        "return document.documentElement.scrollWidth - innerWidth"
+    )
+    assert overflow <= 0
+    find("#new-chat").click()
+    wait.until(lambda _: not replies())
+    severe = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    assert severe == []
+
+
+def test_markup_from_model_and_user_stays_text(server, browser):
+    browser.get(server.url + "/")
+    wait = WebDriverWait(browser, 30, poll_frequency=0.05)
+    browser.find_element(By.ID, "prompt").send_keys(
+        "Repeat: <img src=x onerror=\"document.title='owned'\">"
+    )
+    browser.find_element(By.ID, "send").click()
+    wait.until(
+        lambda b: b.find_elements(By.CSS_SELECTOR, "#messages .message.user")
+    )
+    assert browser.find_elements(By.CSS_SELECTOR, "#messages img") == []
+    browser.find_element(By.ID, "stop").click()
+    assert browser.title != "owned"
