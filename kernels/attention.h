@@ -35,14 +35,17 @@ struct PagedAttentionParams {
   const int32_t* context_lens = nullptr;   // [num_seqs], new tokens included
   const int32_t* block_tables = nullptr;   // [num_seqs, max_blocks], ids; -1 pads
   ConstTensorView k_cache;  // [num_blocks, block_size, num_kv_heads, head_dim]
-  ConstTensorView v_cache;  // like k_cache
-  float* out = nullptr;     // [num_tokens, num_heads, head_dim]
+  // Like k_cache. The same tensor as k_cache: a value is the first v_dim
+  // elements of its key (MLA's latent row), read once for both.
+  ConstTensorView v_cache;
+  float* out = nullptr;     // [num_tokens, num_heads, v_dim]
   int32_t num_seqs = 0;
   int32_t max_blocks = 0;  // columns of block_tables
   int32_t block_size = 0;  // tokens a block
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
-  int32_t head_dim = 0;
+  int32_t head_dim = 0;  // of q and k
+  int32_t v_dim = 0;     // <= head_dim; less only where k and v are one tensor
   float scale = 0;
 };
 

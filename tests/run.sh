@@ -24,7 +24,7 @@ for argument in "$@"; do
 done
 
 deploy/install_packages.sh test || exit 1
-deploy/fetch_default_model.sh >/dev/null || exit 1
+tests/fetch_data.sh || exit 1
 
 memory_gib=$(awk '/MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
 jobs=$(nproc)

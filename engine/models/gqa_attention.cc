@@ -102,6 +102,7 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   attention.num_heads = static_cast<int32_t>(num_heads);
   attention.num_kv_heads = static_cast<int32_t>(num_kv_heads);
   attention.head_dim = static_cast<int32_t>(head_dim);
+  attention.v_dim = attention.head_dim;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   kernels.PagedAttention(attention);
 

@@ -88,6 +88,7 @@ void Attention(benchmark::State& state, int32_t context, int32_t q_len) {
   params.num_heads = heads;
   params.num_kv_heads = kv_heads;
   params.head_dim = dim;
+  params.v_dim = dim;
   params.scale = 0.125f;
   for (auto _ : state) Table().PagedAttention(params);
   state.SetBytesProcessed(state.iterations() * elements * 4);

@@ -87,7 +87,7 @@ def prometheus(start_server, tmp_path):
     for line in process.stderr:
         if "Listening on" in line or '"address"' in line:
             address = json.loads(line).get("address", "")
-            if address.startswith("127.0.0.1:"):
+            if address.startswith("127.0.0.1:") and not address.endswith(":0"):
                 url = "http://" + address
                 break
     threading.Thread(target=process.stderr.read, daemon=True).start()

@@ -110,6 +110,7 @@ std::unique_ptr<Paged> MakePaged(const Shape& shape,
   p.num_heads = shape.num_heads;
   p.num_kv_heads = shape.num_kv_heads;
   p.head_dim = shape.head_dim;
+  p.v_dim = shape.head_dim;
   p.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim));
   return paged;
 }

@@ -21,9 +21,9 @@ inline int64_t PaddedDim(int64_t head_dim) {
   return (head_dim + kLanes - 1) / kLanes * kLanes;
 }
 
-// Layout of the scratch, in floats: keys [kKeys, dim], values [kKeys, dim], and
-// for each row: query [dim], accumulator [dim], probabilities [kKeys], max,
-// sum.
+// Layout of the scratch, in floats: keys [kKeys, dim], values [kKeys, dim] (not
+// used where values are parts of keys), and for each row: query [dim],
+// accumulator [v_dim], probabilities [kKeys], max, sum.
 inline int64_t AttentionScratchFloats(const PagedAttentionParams& p,
                                       int32_t count) {
   const int64_t dim = PaddedDim(p.head_dim);
@@ -76,7 +76,7 @@ inline void Scores(const float* q, const float* k, int64_t dim, float* scores) {
 // kColumns vectors of every row's accumulator from column `i` on.
 template <int kRows, int kColumns>
 inline void AddColumns(const float* probabilities, const float* v, int64_t keys,
-                       int64_t dim, int64_t i, float* acc) {
+                       int64_t stride, int64_t dim, int64_t i, float* acc) {
   Vec sum[kRows][kColumns];
   for (int r = 0; r < kRows; ++r) {
     for (int c = 0; c < kColumns; ++c) {
@@ -86,7 +86,7 @@ inline void AddColumns(const float* probabilities, const float* v, int64_t keys,
   for (int64_t j = 0; j < keys; ++j) {
     Vec x[kColumns];
     for (int c = 0; c < kColumns; ++c)
-      x[c] = Load(v + j * dim + i + c * kLanes);
+      x[c] = Load(v + j * stride + i + c * kLanes);
     for (int r = 0; r < kRows; ++r) {
       const Vec weight = Set(probabilities[r * kKeys + j]);
       for (int c = 0; c < kColumns; ++c) {
@@ -101,18 +101,19 @@ inline void AddColumns(const float* probabilities, const float* v, int64_t keys,
   }
 }
 
-// acc[r] += Σ_j probabilities[r][j] · v[j]; `keys` of them, in order. Several
-// columns at a time: each is a chain of dependent operations.
+// acc[r] += Σ_j probabilities[r][j] · v[j]; `keys` of them, in order, v's rows
+// `stride` apart. Several columns at a time: each is a chain of dependent
+// operations.
 template <int kRows>
 inline void AddValues(const float* probabilities, const float* v, int64_t keys,
-                      int64_t dim, float* acc) {
+                      int64_t stride, int64_t dim, float* acc) {
   constexpr int kColumns = kRows > 2 ? 2 : 4;
   int64_t i = 0;
   for (; i + kColumns * kLanes <= dim; i += kColumns * kLanes) {
-    AddColumns<kRows, kColumns>(probabilities, v, keys, dim, i, acc);
+    AddColumns<kRows, kColumns>(probabilities, v, keys, stride, dim, i, acc);
   }
   for (; i < dim; i += kLanes) {
-    AddColumns<kRows, 1>(probabilities, v, keys, dim, i, acc);
+    AddColumns<kRows, 1>(probabilities, v, keys, stride, dim, i, acc);
   }
 }
 
@@ -149,13 +150,15 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
                           int32_t kv_head, int32_t first, int32_t count,
                           float* scratch) {
   const int64_t dim = PaddedDim(p.head_dim);
+  const int64_t v_dim = PaddedDim(p.v_dim);
+  const bool shared = p.v_cache.data == p.k_cache.data;
   const int32_t group = p.num_heads / p.num_kv_heads;
   const int64_t rows = int64_t{count} * group;
   float* keys = scratch;
-  float* values = keys + kKeys * dim;
-  float* query = values + kKeys * dim;
+  float* values = shared ? keys : keys + kKeys * dim;
+  float* query = keys + 2 * kKeys * dim;
   float* acc = query + rows * dim;
-  float* probabilities = acc + rows * dim;
+  float* probabilities = acc + rows * v_dim;
   float* max = probabilities + rows * kKeys;
   float* sum = max + rows;
 
@@ -163,14 +166,13 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
   const int32_t start = p.cu_seqlens_q[seq];
   const int32_t q_len = p.cu_seqlens_q[seq + 1] - start;
   const int64_t first_position = p.context_lens[seq] - q_len + first;
-  const auto row_offset = [&](int64_t row) {
+  const auto head_of = [&](int64_t row) {  // counted over all tokens
     const int64_t token = start + first + row / group;
-    const int64_t head = int64_t{kv_head} * group + row % group;
-    return (token * p.num_heads + head) * p.head_dim;
+    return token * p.num_heads + int64_t{kv_head} * group + row % group;
   };
-  std::memset(query, 0, 2 * rows * dim * sizeof(float));  // acc too
+  std::memset(query, 0, rows * (dim + v_dim) * sizeof(float));  // acc too
   for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(query + r * dim, p.q + row_offset(r),
+    std::memcpy(query + r * dim, p.q + head_of(r) * p.head_dim,
                 p.head_dim * sizeof(float));
     max[r] = -INFINITY;
     sum[r] = 0;
@@ -180,7 +182,9 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
   for (int64_t tile = 0; tile < end; tile += kKeys) {
     const int64_t num_keys = end - tile < kKeys ? end - tile : kKeys;
     GatherRows(p, p.k_cache, seq, kv_head, tile, num_keys, dim, keys);
-    GatherRows(p, p.v_cache, seq, kv_head, tile, num_keys, dim, values);
+    if (!shared) {
+      GatherRows(p, p.v_cache, seq, kv_head, tile, num_keys, dim, values);
+    }
     // Earlier tokens may see nothing of the last tiles.
     int64_t row = first_position >= tile ? 0 : (tile - first_position) * group;
     const auto run = [&](auto batch) {
@@ -190,10 +194,10 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
       for (int64_t r = row; r < row + kRows; ++r) {
         int64_t valid = first_position + r / group + 1 - tile;
         if (valid > kKeys) valid = kKeys;
-        SoftmaxRow(p.scale, valid, dim, probabilities + r * kKeys,
-                   acc + r * dim, max + r, sum + r);
+        SoftmaxRow(p.scale, valid, v_dim, probabilities + r * kKeys,
+                   acc + r * v_dim, max + r, sum + r);
       }
-      AddValues<kRows>(scores, values, num_keys, dim, acc + row * dim);
+      AddValues<kRows>(scores, values, num_keys, dim, v_dim, acc + row * v_dim);
       row += kRows;
     };
     while (rows - row >= 4) run(std::integral_constant<int, 4>{});
@@ -203,11 +207,11 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
   }
   for (int64_t r = 0; r < rows; ++r) {
     const float scale = 1.0f / sum[r];
-    for (int64_t i = 0; i < dim; i += kLanes) {
-      Store(Load(acc + r * dim + i) * Set(scale), acc + r * dim + i);
+    for (int64_t i = 0; i < v_dim; i += kLanes) {
+      Store(Load(acc + r * v_dim + i) * Set(scale), acc + r * v_dim + i);
     }
-    std::memcpy(p.out + row_offset(r), acc + r * dim,
-                p.head_dim * sizeof(float));
+    std::memcpy(p.out + head_of(r) * p.v_dim, acc + r * v_dim,
+                p.v_dim * sizeof(float));
   }
 }
 
