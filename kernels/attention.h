@@ -30,15 +30,16 @@ struct CacheWriteParams {
 //   out[h] = Σ_j softmax(score)[j] · V[j, g]
 // Accumulates in f32. A row's result depends on its own sequence only.
 struct PagedAttentionParams {
-  const float* q = nullptr;                // [num_tokens, num_heads, head_dim]
-  const int32_t* cu_seqlens_q = nullptr;   // [num_seqs + 1], tokens
-  const int32_t* context_lens = nullptr;   // [num_seqs], new tokens included
-  const int32_t* block_tables = nullptr;   // [num_seqs, max_blocks], ids; -1 pads
+  const float* q = nullptr;               // [num_tokens, num_heads, head_dim]
+  const int32_t* cu_seqlens_q = nullptr;  // [num_seqs + 1], tokens
+  const int32_t* context_lens = nullptr;  // [num_seqs], new tokens included
+  const int32_t* block_tables =
+      nullptr;              // [num_seqs, max_blocks], ids; -1 pads
   ConstTensorView k_cache;  // [num_blocks, block_size, num_kv_heads, head_dim]
   // Like k_cache. The same tensor as k_cache: a value is the first v_dim
   // elements of its key (MLA's latent row), read once for both.
   ConstTensorView v_cache;
-  float* out = nullptr;     // [num_tokens, num_heads, v_dim]
+  float* out = nullptr;  // [num_tokens, num_heads, v_dim]
   int32_t num_seqs = 0;
   int32_t max_blocks = 0;  // columns of block_tables
   int32_t block_size = 0;  // tokens a block

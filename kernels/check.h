@@ -6,11 +6,11 @@
 #include <cstdio>
 #include <cstdlib>
 
-#define SHOAL_CHECK(condition)                                          \
-  do {                                                                  \
-    if (!(condition)) [[unlikely]] {                                    \
-      std::fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__,   \
-                   __LINE__, #condition);                               \
-      std::abort();                                                     \
-    }                                                                   \
+#define SHOAL_CHECK(condition)                                        \
+  do {                                                                \
+    if (!(condition)) [[unlikely]] {                                  \
+      std::fprintf(stderr, "%s:%d: broken invariant: %s\n", __FILE__, \
+                   __LINE__, #condition);                             \
+      std::abort();                                                   \
+    }                                                                 \
   } while (false)

@@ -19,6 +19,7 @@
 #include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "kernels/linear.h"
+#include "kernels/moe.h"
 
 namespace shoal {
 
@@ -52,12 +53,15 @@ class KernelTable {
       const WeightView& weight, Precision precision) = 0;
 
   virtual void Linear(const LinearParams& params) = 0;
+  virtual void HeadLinear(const HeadLinearParams& params) = 0;
   virtual void Embedding(const EmbeddingParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void Rope(const RopeParams& params) = 0;
   virtual void SiluMul(const SiluMulParams& params) = 0;
   virtual void CacheWrite(const CacheWriteParams& params) = 0;
   virtual void PagedAttention(const PagedAttentionParams& params) = 0;
+  virtual void MoeRoute(const MoeRouteParams& params) = 0;
+  virtual void MoeExperts(const MoeExpertsParams& params) = 0;
 
   // Waits for all queued ops. Internal on a device fault (sticky).
   virtual absl::Status Synchronize() = 0;

@@ -25,7 +25,7 @@ enum class Precision : uint8_t {
 
 // A weight matrix as stored in a checkpoint.
 struct WeightView {
-  ConstTensorView data;    // any float or block type, [out_features, in_features]
+  ConstTensorView data;  // any float or block type, [out_features, in_features]
   ConstTensorView scales;  // F8/F4 only: F32 or F8_E8M0
                            // [ceil(out/scale_rows), ceil(in/scale_cols)]
   int32_t scale_rows = 0;  // 128 for FP8, 1 for FP4; 0 when scales is empty
@@ -72,6 +72,25 @@ struct LinearParams {
   int64_t num_tokens = 0;
   int64_t in_features = 0;
   std::span<const LinearPart> parts;  // every weight has in_features columns
+};
+
+// One product a head, with inputs and outputs that are parts of wider rows:
+//   out[t, h, o] = Σ_i in[t, h, i] · W_h[o, i]             for o < out_features
+//   out[t, h, out_features + i] = in[t, h, in_features + i]      for i < tail
+// where head h of token t lies at t · token_stride + h · head_stride. In f32
+// whatever the precision weights were packed with (MLA's absorbed projections
+// are roundings that the plain form does not have).
+struct HeadLinearParams {
+  const float* in = nullptr;
+  int64_t in_token_stride = 0;  // elements, like all strides here
+  int64_t in_head_stride = 0;
+  // One a head, of one shape and of a float type.
+  std::span<const PackedMatrix* const> weights;
+  int64_t num_tokens = 0;
+  int64_t tail = 0;  // values copied behind the product
+  float* out = nullptr;
+  int64_t out_token_stride = 0;
+  int64_t out_head_stride = 0;
 };
 
 }  // namespace shoal

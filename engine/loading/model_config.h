@@ -27,6 +27,14 @@ struct RopeScaling {
   double attention_factor = 0;  // 0: absent
 };
 
+// How a router picks experts; formulas in kernels/moe.h.
+enum class TopkMethod : uint8_t {
+  kGreedy,
+  kGroupLimitedGreedy,  // groups by their best score (DeepSeek-V2)
+  kNoauxTc,             // groups by their two best biased scores (V3)
+};
+enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid };
+
 struct ModelConfig {
   std::string model_type;  // "llama", "qwen2", "qwen3", ...
   int64_t vocab_size = 0;
@@ -55,9 +63,38 @@ struct ModelConfig {
   // Tile of F8_E4M3 weights that shares one scale; 0: no such weights.
   int32_t fp8_block_rows = 0;
   int32_t fp8_block_cols = 0;
-  std::vector<int32_t> eos_token_ids;  // may be empty
-  int32_t bos_token_id = -1;           // -1: none
-  std::string torch_dtype;             // as stored: "bfloat16", "Q4_1", ...
+  // Multi-head latent attention (DeepSeek-V2 and V3); 0: none.
+  int64_t q_lora_rank = 0;  // 0: a plain q_proj
+  int64_t kv_lora_rank = 0;
+  int64_t qk_nope_head_dim = 0;
+  int64_t qk_rope_head_dim = 0;
+  int64_t v_head_dim = 0;
+  // Mixture of experts; n_routed_experts is 0 in dense models.
+  int64_t n_routed_experts = 0;
+  int64_t n_shared_experts = 0;
+  int64_t num_experts_per_tok = 0;
+  int64_t moe_intermediate_size = 0;
+  int64_t n_group = 1;
+  int64_t topk_group = 1;
+  TopkMethod topk_method = TopkMethod::kGreedy;
+  ScoringFunc scoring_func = ScoringFunc::kSoftmax;
+  bool norm_topk_prob = false;
+  double routed_scaling_factor = 1;
+  int64_t first_k_dense_replace = 0;
+  int64_t moe_layer_freq = 1;
+  // Sparse attention's indexer (DeepSeek-V3.2); 0: none.
+  int64_t index_n_heads = 0;
+  int64_t index_head_dim = 0;
+  int64_t index_topk = 0;
+  int64_t num_nextn_predict_layers = 0;  // their tensors are not read
+  std::vector<int32_t> eos_token_ids;    // may be empty
+  int32_t bos_token_id = -1;             // -1: none
+  std::string torch_dtype;               // as stored: "bfloat16", "Q4_1", ...
+
+  bool is_moe_layer(int64_t layer) const {
+    return n_routed_experts > 0 && layer >= first_k_dense_replace &&
+           layer % moe_layer_freq == 0;
+  }
 };
 
 }  // namespace shoal

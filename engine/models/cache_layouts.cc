@@ -3,8 +3,12 @@
 namespace shoal {
 
 CacheLayout MakeCacheLayout(const ModelConfig& config, DType dtype) {
-  const int64_t width = config.num_key_value_heads * config.head_dim;
   const auto layers = static_cast<int32_t>(config.num_hidden_layers);
+  if (config.kv_lora_rank > 0) {
+    return {{{"latent", layers, config.kv_lora_rank + config.qk_rope_head_dim,
+              dtype}}};
+  }
+  const int64_t width = config.num_key_value_heads * config.head_dim;
   return {{{"k", layers, width, dtype}, {"v", layers, width, dtype}}};
 }
 

@@ -8,6 +8,8 @@
 #include "engine/models/cache_layouts.h"
 #include "engine/models/dense_mlp.h"
 #include "engine/models/gqa_attention.h"
+#include "engine/models/mla_attention.h"
+#include "engine/models/moe_mlp.h"
 #include "kernels/check.h"
 
 namespace shoal {
@@ -15,13 +17,11 @@ namespace shoal {
 absl::StatusOr<std::unique_ptr<Decoder>> MakeDecoder(
     const Checkpoint& checkpoint, const DecoderOptions& options,
     KernelTable& kernels, const LoadProgress& progress) {
-  const std::string& type = checkpoint.config().model_type;
-  if (type != "llama" && type != "qwen2" && type != "qwen3") {
+  const ModelConfig& config = checkpoint.config();
+  if (config.index_topk > 0) {
     return absl::UnimplementedError(
-        absl::StrCat(checkpoint.path(),
-                     ": model_type: expected llama, qwen2 "
-                     "or qwen3, got \"",
-                     type, "\""));
+        absl::StrCat(checkpoint.path(), ": model_type: \"", config.model_type,
+                     "\" loads, but its sparse attention does not run yet"));
   }
   return DecoderStack::Create(checkpoint, options, kernels, progress);
 }
@@ -32,7 +32,9 @@ DecoderStack::DecoderStack(const ModelConfig& config,
       options_(options),
       kernels_(kernels),
       cache_layout_(MakeCacheLayout(config, options.kv_cache_dtype)),
-      rope_(config, static_cast<int32_t>(config.head_dim)) {
+      rope_(config, static_cast<int32_t>(config.kv_lora_rank > 0
+                                             ? config.qk_rope_head_dim
+                                             : config.head_dim)) {
   SHOAL_CHECK(options.max_tokens_per_step > 0);
 }
 
@@ -55,6 +57,24 @@ absl::StatusOr<std::unique_ptr<Decoder>> DecoderStack::Create(
   return stack;
 }
 
+std::unique_ptr<Block> DecoderStack::MakeAttention(int layer,
+                                                   const std::string& prefix,
+                                                   WeightLoader& loader) const {
+  if (config_.kv_lora_rank > 0) {
+    return std::make_unique<MlaAttention>(config_, layer, prefix, loader);
+  }
+  return std::make_unique<GqaAttention>(config_, layer, prefix, loader);
+}
+
+std::unique_ptr<Block> DecoderStack::MakeMlp(int layer,
+                                             const std::string& prefix,
+                                             WeightLoader& loader) const {
+  if (config_.is_moe_layer(layer)) {
+    return std::make_unique<MoeMlp>(config_, prefix, loader);
+  }
+  return std::make_unique<DenseMlp>(config_, prefix, loader);
+}
+
 void DecoderStack::LoadLayers(WeightLoader& loader,
                               const LoadProgress& progress) {
   const auto count = static_cast<int>(config_.num_hidden_layers);
@@ -64,11 +84,10 @@ void DecoderStack::LoadLayers(WeightLoader& loader,
     const std::string prefix = absl::StrCat("model.layers.", i, ".");
     Layer& layer = layers_[i];
     layer.input_norm = loader.Floats(prefix + "input_layernorm.weight");
-    layer.attention = std::make_unique<GqaAttention>(
-        config_, i, prefix + "self_attn.", loader);
+    layer.attention = MakeAttention(i, prefix + "self_attn.", loader);
     layer.post_attention_norm =
         loader.Floats(prefix + "post_attention_layernorm.weight");
-    layer.mlp = std::make_unique<DenseMlp>(config_, prefix + "mlp.", loader);
+    layer.mlp = MakeMlp(i, prefix + "mlp.", loader);
   }
   if (progress) progress(1, "packing weights");
 }

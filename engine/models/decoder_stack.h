@@ -40,6 +40,10 @@ class DecoderStack : public Decoder {
   DecoderStack(const ModelConfig& config, const DecoderOptions& options,
                KernelTable& kernels);
 
+  std::unique_ptr<Block> MakeAttention(int layer, const std::string& prefix,
+                                       WeightLoader& loader) const;
+  std::unique_ptr<Block> MakeMlp(int layer, const std::string& prefix,
+                                 WeightLoader& loader) const;
   void LoadLayers(WeightLoader& loader, const LoadProgress& progress);
   absl::Status AllocateWorkspace();
   void Norm(const float* in, const std::vector<float>& weight, int64_t rows,

@@ -19,6 +19,18 @@
 
 namespace shoal {
 
+// A float matrix in memory of its own, with its packed form.
+class HeadWeight {
+ public:
+  const PackedMatrix& matrix() const { return *matrix_; }
+
+ private:
+  friend class WeightLoader;
+  std::vector<float> floats_;     // one of these two holds it
+  std::vector<uint16_t> halves_;  // bf16
+  std::unique_ptr<PackedMatrix> matrix_;
+};
+
 class WeightLoader {
  public:
   // All must outlive this, the checkpoint also what is loaded.
@@ -28,13 +40,19 @@ class WeightLoader {
 
   // nullptr after an error.
   std::unique_ptr<PackedMatrix> Matrix(const std::string& name);
-  // Packs a matrix that is no tensor of its own (a slice of one).
-  std::unique_ptr<PackedMatrix> Pack(const WeightView& weight,
-                                     const std::string& name);
+  // As Matrix(), but with f32 activations whatever the precision (routers).
+  std::unique_ptr<PackedMatrix> ExactMatrix(const std::string& name);
+  // Packs a copy of `values` [out, in]: f32 where results must be exact, else
+  // bf16. nullptr after an error.
+  std::unique_ptr<HeadWeight> PackHead(const float* values, int64_t out,
+                                       int64_t in);
   // Any float type, as f32; empty after an error.
   std::vector<float> Floats(const std::string& name);
   // As Floats(), or empty if there is no such tensor.
   std::vector<float> OptionalFloats(const std::string& name);
+  bool Contains(const std::string& name) const {
+    return checkpoint_.Contains(name);
+  }
   // The tensor as stored; empty after an error.
   WeightView View(const std::string& name);
 
@@ -43,6 +61,9 @@ class WeightLoader {
   const absl::Status& status() const { return status_; }
 
  private:
+  std::unique_ptr<PackedMatrix> Pack(const std::string& name,
+                                     Precision precision);
+
   const Checkpoint& checkpoint_;
   KernelTable& kernels_;
   const Precision precision_;

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/moe_experts.h"
+#include "kernels/cpu/moe_route.h"
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/quant/dequantize.h"
@@ -58,6 +60,7 @@ class CpuKernelTable : public KernelTable {
   }
 
   void Linear(const LinearParams& params) override;
+  void HeadLinear(const HeadLinearParams& params) override;
   void Embedding(const EmbeddingParams& params) override;
   void RmsNorm(const RmsNormParams& params) override {
     ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
@@ -81,6 +84,16 @@ class CpuKernelTable : public KernelTable {
             });
   }
   void PagedAttention(const PagedAttentionParams& params) override;
+  void MoeRoute(const MoeRouteParams& params) override {
+    const int64_t scratch = cpu::RouteScratchSize(params);
+    pool_.For(params.num_tokens, 32,
+              [&](int64_t begin, int64_t end, int thread) {
+                cpu::RouteTokens(params, begin, end, Scratch(thread, scratch));
+              });
+  }
+  void MoeExperts(const MoeExpertsParams& params) override {
+    experts_.Run(params, *this);
+  }
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
@@ -111,6 +124,7 @@ class CpuKernelTable : public KernelTable {
   std::vector<int8_t> rounded_values_;
   std::vector<float> rounded_scales_;
   std::vector<float> rounded_sums_;
+  cpu::ExpertRunner experts_;
 };
 
 const CpuMatrix& AsCpu(const PackedMatrix* matrix) {
@@ -207,6 +221,31 @@ void CpuKernelTable::Linear(const LinearParams& params) {
                          thread);
               }
             });
+}
+
+void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {
+  if (params.num_tokens == 0) return;
+  const int64_t in_features = params.weights.front()->in_features();
+  const int64_t out_features = params.weights.front()->out_features();
+  const auto num_heads = static_cast<int64_t>(params.weights.size());
+  pool_.For(num_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+    float* rows = Scratch(thread, params.num_tokens * in_features);
+    for (int64_t h = begin; h < end; ++h) {
+      const CpuMatrix& matrix = AsCpu(params.weights[h]);
+      SHOAL_CHECK(matrix.form() == CpuMatrix::Form::kFloats);
+      const float* in = params.in + h * params.in_head_stride;
+      float* out = params.out + h * params.out_head_stride;
+      for (int64_t t = 0; t < params.num_tokens; ++t) {
+        const float* row = in + t * params.in_token_stride;
+        std::copy_n(row, in_features, rows + t * in_features);
+        std::copy_n(row + in_features, params.tail,
+                    out + t * params.out_token_stride + out_features);
+      }
+      ops_.float_linear(matrix.floats(), rows, params.num_tokens,
+                        {nullptr, out, params.out_token_stride, false}, 0,
+                        out_features);
+    }
+  });
 }
 
 void CpuKernelTable::Embedding(const EmbeddingParams& params) {

@@ -1,0 +1,189 @@
+#include "engine/models/mla_attention.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "engine/models/rope.h"
+
+namespace shoal {
+namespace {
+
+// Fixed in the reference, whatever rms_norm_eps says.
+constexpr float kLatentNormEps = 1e-6f;
+
+}  // namespace
+
+float MlaSoftmaxScale(const ModelConfig& config) {
+  const auto head_dim =
+      static_cast<double>(config.qk_nope_head_dim + config.qk_rope_head_dim);
+  double scale = 1 / std::sqrt(head_dim);
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.type != RopeScaling::Type::kNone && scaling.mscale_all_dim != 0) {
+    const double g = YarnMscale(scaling.factor, scaling.mscale_all_dim);
+    scale *= g * g;
+  }
+  return static_cast<float>(scale);
+}
+
+MlaAttention::MlaAttention(const ModelConfig& config, int layer,
+                           const std::string& prefix, WeightLoader& loader)
+    : config_(config), layer_(layer), scale_(MlaSoftmaxScale(config)) {
+  if (config.q_lora_rank > 0) {
+    q_a_proj_ = loader.Matrix(prefix + "q_a_proj.weight");
+    q_a_norm_ = loader.Floats(prefix + "q_a_layernorm.weight");
+    q_b_proj_ = loader.Matrix(prefix + "q_b_proj.weight");
+  } else {
+    q_proj_ = loader.Matrix(prefix + "q_proj.weight");
+  }
+  kv_a_proj_ = loader.Matrix(prefix + "kv_a_proj_with_mqa.weight");
+  kv_a_norm_ = loader.Floats(prefix + "kv_a_layernorm.weight");
+  o_proj_ = loader.Matrix(prefix + "o_proj.weight");
+  LoadHeads(prefix, loader);
+}
+
+void MlaAttention::LoadHeads(const std::string& prefix, WeightLoader& loader) {
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t nope = config_.qk_nope_head_dim;
+  const int64_t value = config_.v_head_dim;
+  const bool joint = loader.Contains(prefix + "kv_b_proj.weight");
+  const std::vector<float> k_rows =
+      loader.Floats(prefix + (joint ? "kv_b_proj.weight" : "k_b_proj.weight"));
+  const std::vector<float> v_rows =
+      joint ? std::vector<float>() : loader.Floats(prefix + "v_b_proj.weight");
+  if (!loader.status().ok()) return;
+  std::vector<float> transposed(rank * nope);
+  for (int64_t h = 0; h < config_.num_attention_heads; ++h) {
+    const float* k = k_rows.data() + h * rank * nope;  // stored transposed
+    const float* v = v_rows.data() + h * value * rank;
+    if (joint) {
+      const float* head = k_rows.data() + h * (nope + value) * rank;
+      for (int64_t i = 0; i < nope; ++i) {
+        for (int64_t r = 0; r < rank; ++r) {
+          transposed[r * nope + i] = head[i * rank + r];
+        }
+      }
+      k = transposed.data();
+      v = head + nope * rank;
+    }
+    k_heads_.push_back(loader.PackHead(k, rank, nope));
+    v_heads_.push_back(loader.PackHead(v, value, rank));
+    if (!loader.status().ok()) return;
+    k_weights_.push_back(&k_heads_.back()->matrix());
+    v_weights_.push_back(&v_heads_.back()->matrix());
+  }
+}
+
+int64_t MlaAttention::ScratchFloats(int64_t num_tokens) const {
+  const int64_t heads = config_.num_attention_heads;
+  const int64_t row = config_.kv_lora_rank + config_.qk_rope_head_dim;
+  return num_tokens *
+         (config_.q_lora_rank +
+          heads * (config_.qk_nope_head_dim + config_.qk_rope_head_dim) + row +
+          heads * (row + config_.kv_lora_rank + config_.v_head_dim));
+}
+
+absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
+                                   float* residual) {
+  const int64_t num_tokens = step.batch.num_tokens();
+  const int64_t heads = config_.num_attention_heads;
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t rope_dim = config_.qk_rope_head_dim;
+  const int64_t q_dim = config_.qk_nope_head_dim + rope_dim;
+  const int64_t row = rank + rope_dim;
+  const int64_t v_width = heads * config_.v_head_dim;
+  KernelTable& kernels = step.kernels;
+  float* q_latent = step.scratch;
+  float* q = q_latent + num_tokens * config_.q_lora_rank;
+  float* latent = q + num_tokens * heads * q_dim;
+  float* absorbed = latent + num_tokens * row;
+  float* attended = absorbed + num_tokens * heads * row;
+  float* values = attended + num_tokens * heads * rank;
+
+  const LinearPart inputs[] = {
+      {q_proj_ != nullptr ? q_proj_.get() : q_a_proj_.get(), nullptr,
+       q_proj_ != nullptr ? q : q_latent},
+      {kv_a_proj_.get(), nullptr, latent}};
+  kernels.Linear({x, num_tokens, config_.hidden_size, inputs});
+  if (q_proj_ == nullptr) {
+    const int64_t width = config_.q_lora_rank;
+    kernels.RmsNorm({q_latent, q_a_norm_.data(), q_latent, num_tokens, width,
+                     width, width, kLatentNormEps});
+    const LinearPart up[] = {{q_b_proj_.get(), nullptr, q}};
+    kernels.Linear({q_latent, num_tokens, width, up});
+  }
+  kernels.RmsNorm({latent, kv_a_norm_.data(), latent, num_tokens, rank, row,
+                   row, kLatentNormEps});
+
+  const auto rotate = [&](float* rows, int64_t count, int64_t dim) {
+    RopeParams rope;
+    rope.x = rows;
+    rope.cos = step.cos;
+    rope.sin = step.sin;
+    rope.num_tokens = num_tokens;
+    rope.num_heads = static_cast<int32_t>(count);
+    rope.head_dim = static_cast<int32_t>(dim);
+    rope.rotary_dim = static_cast<int32_t>(rope_dim);
+    rope.offset = static_cast<int32_t>(dim - rope_dim);
+    rope.token_stride = count * dim;
+    rope.layout = config_.rope_layout;
+    kernels.Rope(rope);
+  };
+  rotate(q, heads, q_dim);
+  rotate(latent, 1, row);
+
+  const TensorView cache = step.cache.tensor(0, layer_);
+  const int64_t num_blocks = step.cache.num_blocks();
+  const int64_t block_size = step.cache.block_size();
+  kernels.CacheWrite(
+      {latent, step.batch.slot_mapping.data(), num_tokens, row, row,
+       TensorView(cache.data, cache.dtype, {num_blocks * block_size, row})});
+
+  HeadLinearParams absorb;
+  absorb.in = q;
+  absorb.in_token_stride = heads * q_dim;
+  absorb.in_head_stride = q_dim;
+  absorb.weights = k_weights_;
+  absorb.num_tokens = num_tokens;
+  absorb.tail = rope_dim;
+  absorb.out = absorbed;
+  absorb.out_token_stride = heads * row;
+  absorb.out_head_stride = row;
+  kernels.HeadLinear(absorb);
+
+  PagedAttentionParams attention;
+  attention.q = absorbed;
+  attention.cu_seqlens_q = step.batch.cu_seqlens_q.data();
+  attention.context_lens = step.batch.context_lens.data();
+  attention.block_tables = step.batch.block_tables.data();
+  attention.k_cache = ConstTensorView(cache.data, cache.dtype,
+                                      {num_blocks, block_size, 1, row});
+  attention.v_cache = attention.k_cache;
+  attention.out = attended;
+  attention.num_seqs = step.batch.num_seqs();
+  attention.max_blocks = step.batch.max_blocks;
+  attention.block_size = static_cast<int32_t>(block_size);
+  attention.num_heads = static_cast<int32_t>(heads);
+  attention.num_kv_heads = 1;
+  attention.head_dim = static_cast<int32_t>(row);
+  attention.v_dim = static_cast<int32_t>(rank);
+  attention.scale = scale_;
+  kernels.PagedAttention(attention);
+
+  HeadLinearParams expand;
+  expand.in = attended;
+  expand.in_token_stride = heads * rank;
+  expand.in_head_stride = rank;
+  expand.weights = v_weights_;
+  expand.num_tokens = num_tokens;
+  expand.out = values;
+  expand.out_token_stride = v_width;
+  expand.out_head_stride = config_.v_head_dim;
+  kernels.HeadLinear(expand);
+
+  const LinearPart out[] = {
+      {o_proj_.get(), nullptr, residual, /*accumulate=*/true}};
+  kernels.Linear({values, num_tokens, v_width, out});
+  return absl::OkStatus();
+}
+
+}  // namespace shoal

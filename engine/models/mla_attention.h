@@ -1,0 +1,52 @@
+// Multi-head latent attention of DeepSeek-V2 and V3 (arXiv 2405.04434, section
+// 2.1). What is cached of a token is one row that all heads share: its latent c
+// (kv_lora_rank values, normalised), then its rotated key part r
+// (qk_rope_head_dim values). Heads attend to it in absorbed form: with the rows
+// of kv_b_proj that belong to head h split into [Uk_h ; Uv_h],
+//   q~_h = Uk_hᵀ q_nope_h;  score = scale · (q~_h·c + q_rope_h·r)
+//   a_h = Σ softmax(score) c;  o_h = Uv_h a_h
+// which reads kv_lora_rank + qk_rope_head_dim values a cached token, whatever
+// the number of heads. Cache group 0 ("latent").
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/loading/model_config.h"
+#include "engine/models/block.h"
+#include "engine/models/weight_loader.h"
+
+namespace shoal {
+
+class MlaAttention : public Block {
+ public:
+  // Tensors under `prefix` ("model.layers.3.self_attn."); errors stay in the
+  // loader. `config` must outlive this.
+  MlaAttention(const ModelConfig& config, int layer, const std::string& prefix,
+               WeightLoader& loader);
+
+  absl::Status Forward(const StepContext& step, const float* x,
+                       float* residual) override;
+  int64_t ScratchFloats(int64_t num_tokens) const override;
+
+ private:
+  void LoadHeads(const std::string& prefix, WeightLoader& loader);
+
+  const ModelConfig& config_;
+  const int layer_;
+  const float scale_;
+  // q_proj_ alone, or q_a_proj_, q_a_norm_ and q_b_proj_.
+  std::unique_ptr<PackedMatrix> q_proj_, q_a_proj_, q_b_proj_;
+  std::unique_ptr<PackedMatrix> kv_a_proj_, o_proj_;
+  std::vector<float> q_a_norm_, kv_a_norm_;
+  // Of each head: Uk_hᵀ [kv_lora_rank, qk_nope_head_dim] and
+  // Uv_h [v_head_dim, kv_lora_rank], in memory of ours.
+  std::vector<std::unique_ptr<HeadWeight>> k_heads_, v_heads_;
+  std::vector<const PackedMatrix*> k_weights_, v_weights_;
+};
+
+// (qk_nope_head_dim + qk_rope_head_dim)^-0.5, times YaRN's factor squared.
+float MlaSoftmaxScale(const ModelConfig& config);
+
+}  // namespace shoal

@@ -1,0 +1,88 @@
+#include "engine/models/moe_mlp.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+
+namespace shoal {
+
+MoeMlp::MoeMlp(const ModelConfig& config, const std::string& prefix,
+               WeightLoader& loader)
+    : config_(config),
+      router_(loader.ExactMatrix(prefix + "gate.weight")),
+      correction_bias_(
+          loader.OptionalFloats(prefix + "gate.e_score_correction_bias")) {
+  const auto load = [&](const std::string& name) {
+    matrices_.push_back(loader.Matrix(name));
+    return matrices_.back().get();
+  };
+  for (int64_t e = 0; e < config.n_routed_experts && loader.status().ok();
+       ++e) {
+    const std::string expert = absl::StrCat(prefix, "experts.", e, ".");
+    experts_.push_back({load(expert + "gate_proj.weight"),
+                        load(expert + "up_proj.weight"),
+                        load(expert + "down_proj.weight")});
+  }
+  if (config.n_shared_experts > 0) {
+    shared_ =
+        std::make_unique<DenseMlp>(config, prefix + "shared_experts.", loader);
+  }
+}
+
+int64_t MoeMlp::ScratchFloats(int64_t num_tokens) const {
+  // Ids are as large as floats.
+  const int64_t routing =
+      num_tokens * (config_.n_routed_experts + 2 * config_.num_experts_per_tok);
+  return std::max(routing,
+                  shared_ == nullptr ? 0 : shared_->ScratchFloats(num_tokens));
+}
+
+absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
+                             float* residual) {
+  const int64_t num_tokens = step.batch.num_tokens();
+  const auto top_k = static_cast<int32_t>(config_.num_experts_per_tok);
+  float* logits = step.scratch;
+  float* weights = logits + num_tokens * config_.n_routed_experts;
+  auto* ids = reinterpret_cast<int32_t*>(weights + num_tokens * top_k);
+
+  const LinearPart router[] = {{router_.get(), nullptr, logits}};
+  step.kernels.Linear({x, num_tokens, config_.hidden_size, router});
+  MoeRouteParams route;
+  route.logits = logits;
+  route.bias = correction_bias_.empty() ? nullptr : correction_bias_.data();
+  route.num_tokens = num_tokens;
+  route.num_experts = static_cast<int32_t>(config_.n_routed_experts);
+  route.top_k = top_k;
+  if (config_.topk_method != TopkMethod::kGreedy) {
+    route.n_group = static_cast<int32_t>(config_.n_group);
+    route.topk_group = static_cast<int32_t>(config_.topk_group);
+  }
+  route.group_score = config_.topk_method == TopkMethod::kNoauxTc
+                          ? GroupScore::kTopTwoSum
+                          : GroupScore::kMax;
+  route.scoring = config_.scoring_func == ScoringFunc::kSigmoid
+                      ? RouterScoring::kSigmoid
+                      : RouterScoring::kSoftmax;
+  route.norm_topk_prob = config_.norm_topk_prob;
+  route.routed_scaling_factor =
+      static_cast<float>(config_.routed_scaling_factor);
+  route.expert_ids = ids;
+  route.expert_weights = weights;
+  step.kernels.MoeRoute(route);
+
+  MoeExpertsParams experts;
+  experts.in = x;
+  experts.expert_ids = ids;
+  experts.expert_weights = weights;
+  experts.experts = experts_;
+  experts.num_tokens = num_tokens;
+  experts.top_k = top_k;
+  experts.hidden_size = config_.hidden_size;
+  experts.intermediate_size = config_.moe_intermediate_size;
+  experts.out = residual;
+  step.kernels.MoeExperts(experts);
+  return shared_ == nullptr ? absl::OkStatus()
+                            : shared_->Forward(step, x, residual);
+}
+
+}  // namespace shoal

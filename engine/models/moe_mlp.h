@@ -1,0 +1,36 @@
+// Mixture of experts of DeepSeek V1 to V3: a router in f32 picks experts for
+// each token; the shared experts, one fused MLP, see every token.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/loading/model_config.h"
+#include "engine/models/block.h"
+#include "engine/models/dense_mlp.h"
+#include "engine/models/weight_loader.h"
+
+namespace shoal {
+
+class MoeMlp : public Block {
+ public:
+  // Tensors under `prefix` ("model.layers.3.mlp."); errors stay in the loader.
+  // `config` must outlive this.
+  MoeMlp(const ModelConfig& config, const std::string& prefix,
+         WeightLoader& loader);
+
+  absl::Status Forward(const StepContext& step, const float* x,
+                       float* residual) override;
+  int64_t ScratchFloats(int64_t num_tokens) const override;
+
+ private:
+  const ModelConfig& config_;
+  std::unique_ptr<PackedMatrix> router_;  // [n_routed_experts, hidden_size]
+  std::vector<float> correction_bias_;    // empty: none
+  std::vector<std::unique_ptr<PackedMatrix>> matrices_;
+  std::vector<ExpertWeights> experts_;  // point into matrices_
+  std::unique_ptr<DenseMlp> shared_;    // nullptr: none
+};
+
+}  // namespace shoal
