@@ -32,23 +32,21 @@ if [ "$jobs" -gt $((memory_gib / 2 + 1)) ]; then jobs=$((memory_gib / 2 + 1)); f
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
-# build FOLDER CMAKE_OPTIONS...: compiles everything with tests.
+# build FOLDER TARGET CMAKE_OPTIONS...
 build() {
-  local folder=$1
-  shift
+  local folder=$1 target=$2
+  shift 2
   cmake -S . -B "$folder" -G Ninja -DSHOAL_BUILD_TESTS=ON \
     -DSHOAL_RUST_TARGET_DIR="$root/build/rust" "$@" >"$results/cmake.log" ||
     { cat "$results/cmake.log"; exit 1; }
-  ninja -C "$folder" -j "$jobs" --quiet || exit 1
+  ninja -C "$folder" -j "$jobs" --quiet "$target" || exit 1
 }
 
 run_sanitized() {
-  build "build-$1" -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE="$1"
-  # Debian's Abseil and gRPC are not instrumented; what ThreadSanitizer sees of
-  # their locks is listed in tests/tsan.supp.
+  build "build-$1" all_tests -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE="$1"
   ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 \
     UBSAN_OPTIONS=print_stacktrace=1 \
-    TSAN_OPTIONS=suppressions=$root/tests/tsan.supp:halt_on_error=1 \
+    TSAN_OPTIONS=halt_on_error=1 \
     ctest --test-dir "build-$1" -L 'unit|golden' -j "$jobs" --timeout 600 \
     --output-on-failure --output-junit "$results/sanitize-$1.xml" |
     grep -v ' Passed '
@@ -57,7 +55,7 @@ run_sanitized() {
 if [ -n "$sanitize" ]; then
   run_sanitized "$sanitize"
 else
-  build build -DCMAKE_BUILD_TYPE=Release
+  build build all -DCMAKE_BUILD_TYPE=Release
   ctest --test-dir build -j "$jobs" --timeout 600 --output-on-failure \
     --output-junit "$results/ctest.xml" | grep -v ' Passed '
   tests/e2e/run.sh --junitxml="$results/e2e.xml" || touch "$results/e2e.failed"

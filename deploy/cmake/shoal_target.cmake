@@ -28,6 +28,9 @@ function(shoal_library name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
 endfunction()
 
+# What a run of all GoogleTest binaries needs.
+add_custom_target(all_tests)
+
 # shoal_test(NAME LABEL label SRCS ... DEPS ...): a GoogleTest binary, one ctest
 # case a test case. Labels: unit, golden, gpu, e2e, bench.
 function(shoal_test name)
@@ -37,6 +40,10 @@ function(shoal_test name)
   target_compile_definitions(${name} PRIVATE
     SHOAL_GOLDEN_DIR="${PROJECT_SOURCE_DIR}/tests/golden")
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock_main)
+  if(SHOAL_SANITIZE STREQUAL "thread")
+    target_link_libraries(${name} PRIVATE tsan_mutex)
+  endif()
+  add_dependencies(all_tests ${name})
   gtest_discover_tests(${name} PROPERTIES LABELS ${ARG_LABEL}
     DISCOVERY_TIMEOUT 60)
 endfunction()
