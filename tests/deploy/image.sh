@@ -48,11 +48,13 @@ free_port() {
   python3 -c 'import socket
 s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
+# With --dtype f32 the answer does not hang on how activations are rounded.
 grpc=127.0.0.1:$(free_port) http=127.0.0.1:$(free_port)
 container=$(podman run --detach --network host --no-healthcheck --read-only \
   --read-only-tmpfs=false --cap-drop=ALL --security-opt no-new-privileges \
   --memory 1g --volume "$model:/models/model.gguf:ro" "$image" \
-  serve /models/model.gguf --grpc-address "$grpc" --http-address "$http")
+  serve /models/model.gguf --dtype f32 --grpc-address "$grpc" \
+  --http-address "$http")
 
 inside() { podman exec "$container" "$@"; }
 for ((second = 0; ; ++second)); do
