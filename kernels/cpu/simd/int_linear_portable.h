@@ -16,28 +16,39 @@ struct PortableIntKernel {
            int64_t row, int rows, const LinearOut& out) const {
     using Group = IntGroup<kKind, kTileRows>;
     const int64_t groups = in.in_features / kGroup;
-    for (int t = 0; t < kTokens; ++t) {
-      float acc[kTileRows] = {};
-      for (int64_t g = 0; g < groups; ++g) {
-        const uint8_t* group = data + g * Group::kBytes;
+    float acc[kTokens][kTileRows] = {};
+    for (int64_t g = 0; g < groups; ++g) {
+      const uint8_t* group = data + g * Group::kBytes;
+      // 16 bits, because compilers know a dot of those.
+      int16_t weights[kTileRows][kGroup];
+      for (int r = 0; r < kTileRows; ++r) {
+        for (int k = 0; k < kGroup; ++k) {
+          weights[r][k] = static_cast<int16_t>(
+              Weight<kKind>(group + Group::kHeadBytes, r, k));
+        }
+      }
+      for (int t = 0; t < kTokens; ++t) {
         const int64_t place = (token + t) * groups + g;
-        const int8_t* x = in.values + place * kGroup;
+        int16_t x[kGroup];
+        for (int k = 0; k < kGroup; ++k) x[k] = in.values[place * kGroup + k];
         for (int r = 0; r < kTileRows; ++r) {
-          int32_t dot[2] = {0, 0};
-          for (int k = 0; k < kGroup; ++k) {
-            dot[Group::kNumScales == 2 ? k / 16 : 0] +=
-                Weight<kKind>(group + Group::kHeadBytes, r, k) * x[k];
-          }
+          constexpr int kPart = kGroup / Group::kNumScales;
           for (int s = 0; s < Group::kNumScales; ++s) {
+            int32_t dot = 0;
+            for (int k = s * kPart; k < (s + 1) * kPart; ++k) {
+              dot += int32_t{weights[r][k]} * x[k];
+            }
             const float scale = Half(group, s * kTileRows + r);
-            acc[r] += scale * in.scales[place] * static_cast<float>(dot[s]);
+            acc[t][r] += scale * in.scales[place] * static_cast<float>(dot);
           }
           if constexpr (Group::kHasMin) {
-            acc[r] += Half(group, kTileRows + r) * in.sums[place];
+            acc[t][r] += Half(group, kTileRows + r) * in.sums[place];
           }
         }
       }
-      StoreTile<kTileRows>(acc, token + t, row, rows, out);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      StoreTile<kTileRows>(acc[t], token + t, row, rows, out);
     }
   }
 
