@@ -1,5 +1,6 @@
 #include "engine/loading/architecture.h"
 
+#include "engine/loading/deepseek_architectures.h"
 #include "engine/loading/dense_architectures.h"
 #include "engine/loading/load_error.h"
 
@@ -10,6 +11,11 @@ constexpr Architecture kArchitectures[] = {
     {"llama", "llama", ReadLlamaHfConfig, ReadLlamaGgufConfig, AddDenseTensors},
     {"qwen2", "qwen2", ReadQwen2HfConfig, ReadQwen2GgufConfig, AddDenseTensors},
     {"qwen3", "qwen3", ReadQwen3HfConfig, ReadQwen3GgufConfig, AddDenseTensors},
+    {"deepseek", "", ReadDeepseekHfConfig, nullptr, AddDeepseekTensors},
+    {"deepseek_v2", "deepseek2", ReadDeepseekV2HfConfig,
+     ReadDeepseek2GgufConfig, AddDeepseekTensors},
+    {"deepseek_v3", "", ReadDeepseekV3HfConfig, nullptr, AddDeepseekTensors},
+    {"deepseek_v32", "", ReadDeepseekV32HfConfig, nullptr, AddDeepseekTensors},
 };
 
 absl::StatusOr<const Architecture*> FindBy(std::string_view Architecture::*name,
@@ -51,7 +57,7 @@ absl::Status ValidateConfig(const std::string& file,
         Concat({"a divisor of ", config.num_attention_heads, " heads"}),
         config.num_key_value_heads);
   }
-  return absl::OkStatus();
+  return ValidateExperts(file, config);
 }
 
 }  // namespace shoal

@@ -175,6 +175,39 @@ absl::StatusOr<std::map<std::string, WeightView, std::less<>>> SelectWeights(
   return weights;
 }
 
+// Adds a GGUF tensor under its Hugging Face name. Stacked matrices, which GGUF
+// stores as one tensor of rank 3, become views of it: an expert's each, or for
+// the heads of latent attention one of all rows. False if a name is taken.
+bool AddGgufTensor(const ModelConfig& config, const std::string& name,
+                   const ConstTensorView& view, TensorMap* tensors) {
+  constexpr std::string_view kExperts = ".mlp.experts.";
+  if (view.rank != 3 || IsIgnored(config, name)) {
+    return tensors->emplace(name, view).second;
+  }
+  ConstTensorView matrix = view;
+  matrix.rank = 2;
+  matrix.shape = {view.dim(1), view.dim(2)};
+  const size_t at = name.find(kExperts);
+  if (at != std::string::npos && view.dim(0) == config.n_routed_experts) {
+    const std::string prefix = name.substr(0, at + kExperts.size());
+    const std::string suffix = name.substr(at + kExperts.size());
+    const auto* data = static_cast<const uint8_t*>(view.data);
+    for (int64_t e = 0; e < view.dim(0); ++e) {
+      matrix.data = data + e * matrix.bytes();
+      if (!tensors->emplace(Concat({prefix, e, ".", suffix}), matrix).second) {
+        return false;
+      }
+    }
+    return true;
+  }
+  if (name.ends_with("_b_proj.weight") &&
+      view.dim(0) == config.num_attention_heads) {
+    matrix.shape[0] *= view.dim(0);
+    return tensors->emplace(name, matrix).second;
+  }
+  return tensors->emplace(name, view).second;
+}
+
 class GgufCheckpoint : public Checkpoint {
  public:
   static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(
@@ -187,7 +220,7 @@ class GgufCheckpoint : public Checkpoint {
     if (!config.ok()) return config.status();
     TensorMap tensors;
     for (const auto& [name, view] : checkpoint->file_->tensors()) {
-      if (!tensors.emplace(HfTensorName(name), view).second) {
+      if (!AddGgufTensor(*config, HfTensorName(name), view, &tensors)) {
         return BadField(path, Concat({"tensor ", Quoted(name)}),
                         "each tensor once", "two names for one");
       }

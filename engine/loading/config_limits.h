@@ -15,6 +15,8 @@ inline constexpr int64_t kMaxHeads = 1 << 16;
 inline constexpr int64_t kMaxHeadDim = 1 << 14;
 inline constexpr int64_t kMaxPositions = 1 << 24;
 inline constexpr int64_t kMaxExperts = 1 << 14;
+// Experts of a layer times layers.
+inline constexpr int64_t kMaxExpertsInAll = 1 << 17;
 inline constexpr double kMinNormEps = 1e-12;
 inline constexpr double kMaxNormEps = 0.1;
 inline constexpr double kMaxRopeTheta = 1e12;

@@ -69,6 +69,9 @@ struct ModelConfig {
   int64_t qk_nope_head_dim = 0;
   int64_t qk_rope_head_dim = 0;
   int64_t v_head_dim = 0;
+  // GGUF: k_b_proj [heads * kv_lora_rank, qk_nope_head_dim] and v_b_proj
+  // [heads * v_head_dim, kv_lora_rank] stand for kv_b_proj.
+  bool kv_b_split = false;
   // Mixture of experts; n_routed_experts is 0 in dense models.
   int64_t n_routed_experts = 0;
   int64_t n_shared_experts = 0;
