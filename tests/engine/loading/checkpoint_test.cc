@@ -50,15 +50,25 @@ TEST_P(LoadsTest, WithConfigAndWeights) {
 
 INSTANTIATE_TEST_SUITE_P(
     Golden, LoadsTest,
-    testing::Values(Model{"llama-gqa", "llama", "safetensors", false},
-                    Model{"llama-tied-rope-llama3", "llama", "safetensors",
-                          true},
-                    Model{"qwen2", "qwen2", "safetensors", false},
-                    Model{"qwen3", "qwen3", "safetensors", true},
-                    Model{"qwen3-yarn", "qwen3", "safetensors", false},
-                    Model{"gguf/llama-gqa-q8_0.gguf", "llama", "gguf", false},
-                    Model{"gguf/llama-tied-bf16.gguf", "llama", "gguf", true},
-                    Model{"gguf/qwen3-bf16.gguf", "qwen3", "gguf", true}));
+    testing::Values(
+        Model{"llama-gqa", "llama", "safetensors", false},
+        Model{"llama-tied-rope-llama3", "llama", "safetensors", true},
+        Model{"qwen2", "qwen2", "safetensors", false},
+        Model{"qwen3", "qwen3", "safetensors", true},
+        Model{"qwen3-yarn", "qwen3", "safetensors", false},
+        Model{"gguf/llama-gqa-q8_0.gguf", "llama", "gguf", false},
+        Model{"gguf/llama-tied-bf16.gguf", "llama", "gguf", true},
+        Model{"gguf/qwen3-bf16.gguf", "qwen3", "gguf", true},
+        Model{"deepseek-v1-moe", "deepseek", "safetensors", false},
+        Model{"deepseek_v2-lite", "deepseek_v2", "safetensors", false},
+        Model{"deepseek_v2-group-limited-qlora-yarn", "deepseek_v2",
+              "safetensors", false},
+        Model{"deepseek_v3-noaux-yarn", "deepseek_v3", "safetensors", false},
+        Model{"deepseek_v3-fp8", "deepseek_v3", "safetensors", false},
+        Model{"deepseek_v31-fp8-ue8m0", "deepseek_v3", "safetensors", false},
+        Model{"deepseek_v32", "deepseek_v32", "safetensors", false},
+        Model{"gguf/deepseek_v3-kvb.gguf", "deepseek_v3", "gguf", false},
+        Model{"gguf/deepseek_v3-mla.gguf", "deepseek_v3", "gguf", false}));
 
 TEST(CheckpointTest, BothContainersDescribeTheSameModel) {
   auto folder = LoadCheckpoint(Golden("qwen3"));
@@ -88,6 +98,54 @@ TEST(CheckpointTest, GgufCarriesLlama3ScalingAsFactors) {
             static_cast<size_t>(config.head_dim / 2));
   EXPECT_EQ(config.rope_scaling.type, RopeScaling::Type::kNone);
   EXPECT_EQ(config.rope_layout, RopeLayout::kInterleaved);
+}
+
+TEST(CheckpointTest, GgufDescribesTheSameDeepseek) {
+  auto folder = LoadCheckpoint(Golden("deepseek_v3-noaux-yarn"));
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  const ModelConfig& a = (*folder)->config();
+  EXPECT_EQ(a.n_routed_experts, 16);
+  EXPECT_EQ(a.num_hidden_layers, 4);
+  EXPECT_EQ(a.num_nextn_predict_layers, 1);
+  for (const char* form : {"kvb", "mla"}) {
+    SCOPED_TRACE(form);
+    auto gguf = LoadCheckpoint(
+        Golden(std::string("gguf/deepseek_v3-") + form + ".gguf"));
+    ASSERT_TRUE(gguf.ok()) << gguf.status();
+    const ModelConfig& b = (*gguf)->config();
+    EXPECT_EQ(b.kv_b_split, std::string(form) == "mla");
+    EXPECT_EQ(a.num_hidden_layers, b.num_hidden_layers);
+    EXPECT_EQ(a.q_lora_rank, b.q_lora_rank);
+    EXPECT_EQ(a.kv_lora_rank, b.kv_lora_rank);
+    EXPECT_EQ(a.qk_nope_head_dim, b.qk_nope_head_dim);
+    EXPECT_EQ(a.qk_rope_head_dim, b.qk_rope_head_dim);
+    EXPECT_EQ(a.v_head_dim, b.v_head_dim);
+    EXPECT_EQ(a.n_routed_experts, b.n_routed_experts);
+    EXPECT_EQ(a.n_shared_experts, b.n_shared_experts);
+    EXPECT_EQ(a.num_experts_per_tok, b.num_experts_per_tok);
+    EXPECT_EQ(a.moe_intermediate_size, b.moe_intermediate_size);
+    EXPECT_EQ(a.n_group, b.n_group);
+    EXPECT_EQ(a.topk_group, b.topk_group);
+    EXPECT_EQ(a.topk_method, b.topk_method);
+    EXPECT_EQ(a.scoring_func, b.scoring_func);
+    EXPECT_EQ(a.norm_topk_prob, b.norm_topk_prob);
+    EXPECT_FLOAT_EQ(a.routed_scaling_factor, b.routed_scaling_factor);
+    EXPECT_EQ(a.first_k_dense_replace, b.first_k_dense_replace);
+    EXPECT_FLOAT_EQ(a.rope_scaling.mscale_all_dim,
+                    b.rope_scaling.mscale_all_dim);
+    EXPECT_EQ(a.rope_scaling.factor, b.rope_scaling.factor);
+    for (const auto& [name, weight] : (*folder)->weights()) {
+      if (name.ends_with("kv_b_proj.weight") && b.kv_b_split) continue;
+      auto other = (*gguf)->Find(name);
+      ASSERT_TRUE(other.ok()) << other.status();
+      ASSERT_EQ(weight.data.shape, other->data.shape) << name;
+      const int64_t columns = weight.in_features();
+      std::vector<float> x(columns), y(columns);
+      DequantizeRow(weight.data.dtype, weight.data.data, columns, x.data());
+      DequantizeRow(other->data.dtype, other->data.data, columns, y.data());
+      EXPECT_EQ(x, y) << name;
+    }
+  }
 }
 
 TEST(CheckpointTest, MissingPathIsNotFound) {
