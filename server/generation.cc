@@ -256,10 +256,15 @@ class GenerationServiceImpl : public GenerationService {
                       "model", "model_not_found");
   }
 
-  absl::StatusOr<std::string> RenderChat(const ChatPrompt& chat) override {
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      const ChatPrompt& chat) override {
     absl::StatusOr<ChatTemplateInput> input = MakeTemplateInput(chat);
     if (!input.ok()) return input.status();
-    return text_.RenderChat(*input);
+    absl::StatusOr<std::vector<int32_t>> ids = text_.EncodeChat(*input);
+    if (absl::IsInvalidArgument(ids.status())) {
+      return WithDetail(ids.status(), "messages", "invalid_value");
+    }
+    return ids;
   }
   const ModelInfo& model_info() const override { return info_; }
   const ModelText& text() const override { return text_; }
@@ -285,14 +290,7 @@ absl::StatusOr<std::vector<int32_t>> GenerationServiceImpl::EncodePrompt(
     if (plain->empty()) return Invalid("prompt", "expected some text");
     return text_.Encode(*plain, /*add_special_tokens=*/true);
   }
-  absl::StatusOr<ChatTemplateInput> input =
-      MakeTemplateInput(std::get<ChatPrompt>(prompt));
-  if (!input.ok()) return input.status();
-  absl::StatusOr<std::vector<int32_t>> ids = text_.EncodeChat(*input);
-  if (absl::IsInvalidArgument(ids.status())) {
-    return WithDetail(ids.status(), "messages", "invalid_value");
-  }
-  return ids;
+  return EncodeChat(std::get<ChatPrompt>(prompt));
 }
 
 absl::StatusOr<std::unique_ptr<Generation>> GenerationServiceImpl::TryStart(

@@ -136,7 +136,10 @@ class GenerationService {
 
   // NotFound (with param "model") if `name` is neither empty nor served.
   virtual absl::Status CheckModel(const std::string& name) const = 0;
-  virtual absl::StatusOr<std::string> RenderChat(const ChatPrompt& chat) = 0;
+  // Tokens of the rendered conversation. InvalidArgument (param "messages")
+  // where the template refuses it.
+  virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      const ChatPrompt& chat) = 0;
   virtual const ModelInfo& model_info() const = 0;
   virtual const ModelText& text() const = 0;
   virtual Engine& engine() = 0;

@@ -67,11 +67,7 @@ absl::StatusOr<std::vector<int32_t>> TokensOf(JsonFields& fields,
     fields.Fail("prompt", "is required", "missing");
   }
   if (!fields.ok()) return fields.status();
-  if (chat) {
-    auto rendered = service.RenderChat(prompt);
-    if (!rendered.ok()) return rendered.status();
-    text = *std::move(rendered);
-  }
+  if (chat) return service.EncodeChat(prompt);
   return service.text().Encode(text, special);
 }
 

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "boost/asio/post.hpp"
-#include "server/chat_json.h"
 #include "server/errors.h"
 #include "server/rpc/call_context.h"
 #include "server/rpc/convert.h"
@@ -51,10 +50,7 @@ class InferenceService : public v1::Inference::CallbackService {
     return Unary(context, [this, request, response]() -> absl::Status {
       absl::StatusOr<std::vector<int32_t>> ids;
       if (request->has_chat()) {
-        absl::StatusOr<ChatTemplateInput> input =
-            MakeTemplateInput(ChatFromProto(request->chat()));
-        if (!input.ok()) return input.status();
-        ids = generation_.text().EncodeChat(*input);
+        ids = generation_.EncodeChat(ChatFromProto(request->chat()));
       } else {
         ids = generation_.text().Encode(request->text(),
                                         request->add_special_tokens());

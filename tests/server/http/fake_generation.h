@@ -165,10 +165,11 @@ class FakeService : public GenerationService {
     return WithDetail(absl::NotFoundError("no such model"), "model",
                       "model_not_found");
   }
-  absl::StatusOr<std::string> RenderChat(const ChatPrompt& chat) override {
+  absl::StatusOr<std::vector<int32_t>> EncodeChat(
+      const ChatPrompt& chat) override {
     std::string text;
     for (const ChatMessage& message : chat.messages) text += message.content;
-    return text + "|";
+    return text_.Encode(text + "|", /*special=*/false);
   }
   const ModelInfo& model_info() const override { return info_; }
   const ModelText& text() const override { return text_; }
