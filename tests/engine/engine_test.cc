@@ -218,7 +218,9 @@ TEST_F(EngineTest, ASlowReaderPausesOnlyItself) {
   Make(options);
   auto slow = Submit(Request(100));
   EXPECT_EQ(ReadTokens(*Submit(Request(100, {9, 8, 7}))).size(), 100);
-  // The slow one has made no more than its stream holds.
+  // The slow one has made no more than its stream holds; it alone is left once
+  // the engine has noticed the other's end.
+  EXPECT_FALSE(engine_->AwaitIdle(absl::Now() + absl::Milliseconds(200)));
   EXPECT_EQ(engine_->Snapshot().num_running, 1);
   EXPECT_LE(observer_.tokens, 100 + 5);
   EXPECT_EQ(ReadTokens(*slow).size(), 100);

@@ -6,6 +6,7 @@
 #include <string>
 #include <tuple>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "engine/engine.h"
@@ -31,6 +32,14 @@ constexpr Fixture kFixtures[] = {
     {"qwen3", nullptr},
     {"qwen3", "gguf/qwen3-bf16.gguf"},
     {"qwen3-yarn", nullptr},
+    {"deepseek-v1-moe", nullptr},
+    {"deepseek_v2-lite", nullptr},
+    {"deepseek_v2-group-limited-qlora-yarn", nullptr},
+    {"deepseek_v3-noaux-yarn", nullptr},
+    {"deepseek_v3-noaux-yarn", "gguf/deepseek_v3-kvb.gguf"},
+    {"deepseek_v3-noaux-yarn", "gguf/deepseek_v3-mla.gguf"},
+    {"deepseek_v3-fp8", nullptr},
+    {"deepseek_v31-fp8-ue8m0", nullptr},
 };
 
 class GoldenTest : public testing::TestWithParam<std::tuple<Fixture, CpuIsa>> {
@@ -201,10 +210,14 @@ INSTANTIATE_TEST_SUITE_P(
     [](const testing::TestParamInfo<GoldenTest::ParamType>& info) {
       const Fixture& fixture = std::get<0>(info.param);
       const CpuIsa isa = std::get<1>(info.param);
-      std::string name =
-          absl::StrCat(fixture.name, fixture.weights != nullptr ? "_gguf" : "",
-                       "_", std::string(CpuIsaName(isa)));
-      std::replace(name.begin(), name.end(), '-', '_');
+      std::string name = fixture.name;
+      if (fixture.weights != nullptr) {
+        absl::StrAppend(&name, "_from_", fixture.weights);
+      }
+      absl::StrAppend(&name, "_", std::string(CpuIsaName(isa)));
+      for (char& c : name) {
+        if (!absl::ascii_isalnum(c)) c = '_';
+      }
       return name;
     });
 
