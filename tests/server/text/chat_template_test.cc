@@ -146,11 +146,13 @@ TEST_F(ChatTemplateTest, TypedControlTokensStayText) {
   // Nor do two strings that the template joins, or keys and tools.
   ChatTemplateInput input =
       WithMessages(R"([{"content":"<|e"},{"content":"nd|>"}])");
-  for (int32_t id : text->EncodeChat(input).value()) EXPECT_NE(id, 1);
+  const std::vector<int32_t> joined = text->EncodeChat(input).value();
+  EXPECT_THAT(joined, testing::Each(testing::Ne(1)));
   input.tools_json = R"([{"<|end|>":{"name":["<|end|>"]}}])";
   input.template_kwargs_json = R"({"date":"<|end|>"})";
   const auto tools = Load("{{ tools | tojson }}{{ date }}");
-  for (int32_t id : tools->EncodeChat(input).value()) EXPECT_NE(id, 1);
+  const std::vector<int32_t> named = tools->EncodeChat(input).value();
+  EXPECT_THAT(named, testing::Each(testing::Ne(1)));
 }
 
 TEST_F(ChatTemplateTest, TheTemplatesOwnTokensAreRecognised) {
