@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "engine/loading/gguf.h"
 #include "engine/loading/safetensors.h"
 #include "gmock/gmock.h"
@@ -68,7 +69,14 @@ INSTANTIATE_TEST_SUITE_P(
         Model{"deepseek_v31-fp8-ue8m0", "deepseek_v3", "safetensors", false},
         Model{"deepseek_v32", "deepseek_v32", "safetensors", false},
         Model{"gguf/deepseek_v3-kvb.gguf", "deepseek_v3", "gguf", false},
-        Model{"gguf/deepseek_v3-mla.gguf", "deepseek_v3", "gguf", false}));
+        Model{"gguf/deepseek_v3-mla.gguf", "deepseek_v3", "gguf", false}),
+    [](const testing::TestParamInfo<Model>& info) {
+      std::string name = info.param.path;
+      for (char& c : name) {
+        if (!absl::ascii_isalnum(c)) c = '_';
+      }
+      return name;
+    });
 
 TEST(CheckpointTest, BothContainersDescribeTheSameModel) {
   auto folder = LoadCheckpoint(Golden("qwen3"));
