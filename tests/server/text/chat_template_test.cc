@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "gmock/gmock.h"
 #include "tests/server/text/text_fixtures.h"
 
 namespace shoal {
@@ -146,8 +147,8 @@ TEST_F(ChatTemplateTest, TypedControlTokensStayText) {
   // Nor do two strings that the template joins, or keys and tools.
   ChatTemplateInput input =
       WithMessages(R"([{"content":"<|e"},{"content":"nd|>"}])");
-  const std::vector<int32_t> joined = text->EncodeChat(input).value();
-  EXPECT_THAT(joined, testing::Each(testing::Ne(1)));
+  const std::vector<int32_t> strings = text->EncodeChat(input).value();
+  EXPECT_THAT(strings, testing::Each(testing::Ne(1)));
   input.tools_json = R"([{"<|end|>":{"name":["<|end|>"]}}])";
   input.template_kwargs_json = R"({"date":"<|end|>"})";
   const auto tools = Load("{{ tools | tojson }}{{ date }}");
