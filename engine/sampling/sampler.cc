@@ -104,8 +104,13 @@ absl::StatusOr<int32_t> Sampler::Sample(std::span<float> logits,
 int32_t Sampler::Draw(std::span<const float> logits, float max) {
   // Candidates with their probability relative to the best. What is below e^-40
   // of it cannot matter to a draw of 53 bits over any real vocabulary.
-  const float inverse = 1 / params_.temperature;
-  const float floor = params_.min_p > 0 ? std::log(params_.min_p) : -40.0f;
+  // The inverse stays finite, so that the best one's 0 does not become a NaN.
+  const float inverse =
+      std::min(1 / params_.temperature, std::numeric_limits<float>::max());
+  // min-p comes after top-p, which measures against the whole; top-k keeps the
+  // same ones either way.
+  const bool min_p_now = params_.min_p > 0 && params_.top_p >= 1;
+  const float floor = min_p_now ? std::log(params_.min_p) : -40.0f;
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) {
     const float weight = (logits[i] - max) * inverse;
@@ -127,8 +132,9 @@ int32_t Sampler::Draw(std::span<const float> logits, float max) {
     total += it->weight;
   }
   if (params_.top_p < 1) {
-    // The fewest likeliest ones that reach top_p. Sorted a piece at a time: the
-    // nucleus is usually a few dozen of a hundred thousand.
+    // The fewest likeliest ones that reach top_p, those below min_p left out,
+    // which are its last. Sorted a piece at a time: the nucleus is usually a
+    // few dozen of a hundred thousand.
     const double wanted = params_.top_p * total;
     double reached = 0;
     auto sorted = candidates_.begin();
@@ -140,6 +146,7 @@ int32_t Sampler::Draw(std::span<const float> logits, float max) {
         std::partial_sort(sorted, sorted + piece, end, likelier);
         sorted += piece;
       }
+      if (it->weight < params_.min_p) break;  // never the best, whose is 1
       reached += it->weight;
       ++it;
     }

@@ -57,9 +57,6 @@ std::vector<double> Expected(const SamplingParams& params,
   }
   size_t kept = weights.size();
   if (params.top_k > 0) kept = std::min<size_t>(kept, params.top_k);
-  size_t likely = 0;
-  while (likely < kept && weights[likely] >= params.min_p) ++likely;
-  if (params.min_p > 0) kept = likely;
   if (params.top_p < 1) {
     const double total =
         std::accumulate(weights.begin(), weights.begin() + kept, 0.0);
@@ -70,6 +67,9 @@ std::vector<double> Expected(const SamplingParams& params,
     }
     kept = nucleus;
   }
+  size_t likely = 0;
+  while (likely < kept && weights[likely] >= params.min_p) ++likely;
+  kept = likely;
   const double total =
       std::accumulate(weights.begin(), weights.begin() + kept, 0.0);
   std::vector<double> result(logits.size());
@@ -101,6 +101,9 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
     params.top_p = 1;
     params.min_p = 0.05f;
     cases.push_back(params);
+    params.top_p = 0.8f;
+    params.min_p = 0.3f;
+    cases.push_back(params);
   }
   constexpr int kDraws = 20000;
   for (const SamplingParams& params : cases) {
@@ -121,6 +124,32 @@ TEST(SamplerTest, DrawsFollowTheDistribution) {
     // Mean and deviation of chi-square; the seed is fixed, so this is stable.
     EXPECT_LT(chi, cells + 5 * std::sqrt(2.0 * cells));
   }
+}
+
+TEST(SamplerTest, MinPDoesNotNarrowTheNucleusItself) {
+  SamplingParams params = Params();
+  params.top_p = 0.8f;
+  params.min_p = 0.2f;
+  // The nucleus is the first three; min-p first would leave top-p the first two
+  // of a smaller whole.
+  std::vector<float> logits;
+  for (float p : {0.5f, 0.2f, 0.15f, 0.08f, 0.07f}) {
+    logits.push_back(std::log(p));
+  }
+  const std::vector<int> counts = Draw(params, logits, 1000);
+  EXPECT_GT(counts[2], 0);
+  EXPECT_EQ(counts[0] + counts[1] + counts[2], 1000);
+}
+
+// The inverse of the smallest temperatures is not a finite float.
+TEST(SamplerTest, TheSmallestTemperatureDrawsOneOfTheBest) {
+  SamplingParams params = Params();
+  params.temperature = std::numeric_limits<float>::denorm_min();
+  ASSERT_TRUE(ValidateSamplingParams(params, 4).ok());
+  const std::vector<int> counts = Draw(params, {0, 2, 1, 2}, 200);
+  EXPECT_EQ(counts[1] + counts[3], 200);
+  EXPECT_GT(counts[1], 0);
+  EXPECT_GT(counts[3], 0);
 }
 
 TEST(SamplerTest, PenaltiesAndBiasChangeTheLogits) {
