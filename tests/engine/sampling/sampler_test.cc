@@ -193,6 +193,25 @@ TEST(SamplerTest, TheSameSeedDrawsTheSame) {
   EXPECT_EQ(Draw(Params(), logits, 50), Draw(Params(), logits, 50));
 }
 
+TEST(SamplerTest, ACopyGoesOnAsTheOriginal) {
+  const std::vector<float> logits = RandomLogits(1000, 4);
+  const auto draw = [&](Sampler& sampler, int count) {
+    std::vector<int32_t> tokens;
+    for (int i = 0; i < count; ++i) {
+      std::vector<float> copy = logits;
+      tokens.push_back(*sampler.Sample(copy, {}));
+    }
+    return tokens;
+  };
+  Sampler original(Params(), 7, nullptr);
+  const std::vector<int32_t> start = draw(original, 10);
+  Sampler resumed = original;
+  const std::vector<int32_t> rest = draw(original, 40);
+  EXPECT_EQ(draw(resumed, 40), rest);
+  Sampler other(Params(), 8, nullptr);
+  EXPECT_NE(draw(other, 10), start);
+}
+
 TEST(LogprobsTest, WholeVocabularySumsToOneInFallingOrder) {
   const std::vector<float> logits = RandomLogits(500, 6);
   const PositionLogprobs result = ComputeLogprobs(logits, 17, 500);
@@ -210,6 +229,23 @@ TEST(LogprobsTest, WholeVocabularySumsToOneInFallingOrder) {
     }
   }
   EXPECT_NEAR(sum, 1, 1e-5);
+}
+
+TEST(LogprobsTest, EqualsRankByIdAndTheImpossibleComesLast) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> logits = {1, -infinity, 2, 1, 2};
+  const std::vector<int32_t> order = {2, 4, 0, 3, 1};
+  const PositionLogprobs result = ComputeLogprobs(logits, 3, 5);
+  EXPECT_EQ(result.chosen.token, 3);
+  EXPECT_EQ(result.chosen.rank, 4);
+  ASSERT_EQ(result.top.size(), order.size());
+  for (size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(result.top[i].token, order[i]);
+    EXPECT_EQ(ComputeLogprobs(logits, order[i], 0).chosen.rank, i + 1);
+  }
+  EXPECT_EQ(result.top[4].logprob, -infinity);
+  EXPECT_FLOAT_EQ(result.top[0].logprob,
+                  std::log(1 / (2 + 2 * std::exp(-1.0f))));
 }
 
 TEST(SamplingParamsTest, EachParameterOutOfRangeNamesItself) {
