@@ -23,6 +23,16 @@ struct CacheWriteParams {
   TensorView cache;        // [num_slots, row_width] in the cache's dtype
 };
 
+// to[to_rows[i]] = from[from_rows[i]], byte for byte. Rows read are not written
+// in the same call.
+struct CopyRowsParams {
+  ConstTensorView from;                // [.., row_width]
+  TensorView to;                       // [.., row_width] of the same dtype
+  const int32_t* from_rows = nullptr;  // [num_rows]
+  const int32_t* to_rows = nullptr;    // [num_rows]
+  int64_t num_rows = 0;
+};
+
 // For sequence s and its new token i (absolute position
 // p = context_lens[s] - q_len(s) + i), head h, kv head g = h / (num_heads /
 // num_kv_heads):

@@ -30,6 +30,18 @@ struct RmsNormParams {
   float eps = 0;
 };
 
+// out = (x - mean(x)) · rsqrt(var(x) + eps) ⊙ weight + bias for each row of
+// `width` values, the variance over all of them. `out` may alias `in`.
+struct LayerNormParams {
+  const float* in = nullptr;      // [num_rows, width]
+  const float* weight = nullptr;  // [width]
+  const float* bias = nullptr;    // [width]
+  float* out = nullptr;           // [num_rows, width]
+  int64_t num_rows = 0;
+  int64_t width = 0;
+  float eps = 0;
+};
+
 enum class RopeLayout : uint8_t {
   kHalfSplit,    // pairs (x_i, x_{i+d/2})
   kInterleaved,  // pairs (x_{2i}, x_{2i+1})

@@ -17,9 +17,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
+#include "kernels/compress.h"
 #include "kernels/elementwise.h"
+#include "kernels/hyper_connection.h"
 #include "kernels/linear.h"
 #include "kernels/moe.h"
+#include "kernels/sparse_attention.h"
 
 namespace shoal {
 
@@ -56,10 +59,17 @@ class KernelTable {
   virtual void HeadLinear(const HeadLinearParams& params) = 0;
   virtual void Embedding(const EmbeddingParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
+  virtual void LayerNorm(const LayerNormParams& params) = 0;
   virtual void Rope(const RopeParams& params) = 0;
   virtual void SiluMul(const SiluMulParams& params) = 0;
   virtual void CacheWrite(const CacheWriteParams& params) = 0;
   virtual void PagedAttention(const PagedAttentionParams& params) = 0;
+  virtual void CopyRows(const CopyRowsParams& params) = 0;
+  virtual void KeySelect(const KeySelectParams& params) = 0;
+  virtual void SparseAttention(const SparseAttentionParams& params) = 0;
+  virtual void Compress(const CompressParams& params) = 0;
+  virtual void HyperMix(const HyperMixParams& params) = 0;
+  virtual void HyperExpand(const HyperExpandParams& params) = 0;
   virtual void MoeRoute(const MoeRouteParams& params) = 0;
   virtual void MoeExperts(const MoeExpertsParams& params) = 0;
 

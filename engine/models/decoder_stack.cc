@@ -17,12 +17,6 @@ namespace shoal {
 absl::StatusOr<std::unique_ptr<Decoder>> MakeDecoder(
     const Checkpoint& checkpoint, const DecoderOptions& options,
     KernelTable& kernels, const LoadProgress& progress) {
-  const ModelConfig& config = checkpoint.config();
-  if (config.index_topk > 0) {
-    return absl::UnimplementedError(
-        absl::StrCat(checkpoint.path(), ": model_type: \"", config.model_type,
-                     "\" loads, but its sparse attention does not run yet"));
-  }
   return DecoderStack::Create(checkpoint, options, kernels, progress);
 }
 

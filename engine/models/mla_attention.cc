@@ -1,5 +1,6 @@
 #include "engine/models/mla_attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -39,6 +40,10 @@ MlaAttention::MlaAttention(const ModelConfig& config, int layer,
   kv_a_norm_ = loader.Floats(prefix + "kv_a_layernorm.weight");
   o_proj_ = loader.Matrix(prefix + "o_proj.weight");
   LoadHeads(prefix, loader);
+  if (config.index_topk > 0) {
+    indexer_ = std::make_unique<Indexer>(config, 1, layer, prefix + "indexer.",
+                                         loader);
+  }
 }
 
 void MlaAttention::LoadHeads(const std::string& prefix, WeightLoader& loader) {
@@ -76,10 +81,58 @@ void MlaAttention::LoadHeads(const std::string& prefix, WeightLoader& loader) {
 int64_t MlaAttention::ScratchFloats(int64_t num_tokens) const {
   const int64_t heads = config_.num_attention_heads;
   const int64_t row = config_.kv_lora_rank + config_.qk_rope_head_dim;
-  return num_tokens *
-         (config_.q_lora_rank +
-          heads * (config_.qk_nope_head_dim + config_.qk_rope_head_dim) + row +
-          heads * (row + config_.kv_lora_rank + config_.v_head_dim));
+  const int64_t floats =
+      num_tokens *
+      (config_.q_lora_rank +
+       heads * (config_.qk_nope_head_dim + config_.qk_rope_head_dim) + row +
+       heads * (row + config_.kv_lora_rank + config_.v_head_dim));
+  if (indexer_ == nullptr) return floats;
+  return floats + num_tokens * (config_.index_topk + 1) +
+         indexer_->ScratchFloats(num_tokens);
+}
+
+// q and out in the latent's space: [num_tokens, heads, row] and [.., rank].
+void MlaAttention::AttendAll(const StepContext& step, const float* q,
+                             float* out) {
+  const TensorView cache = step.cache.tensor(0, layer_);
+  PagedAttentionParams attention;
+  attention.q = q;
+  attention.cu_seqlens_q = step.batch.cu_seqlens_q.data();
+  attention.context_lens = step.batch.context_lens.data();
+  attention.block_tables = step.batch.block_tables.data();
+  attention.k_cache = ConstTensorView(
+      cache.data, cache.dtype, {cache.dim(0), cache.dim(1), 1, cache.dim(2)});
+  attention.v_cache = attention.k_cache;
+  attention.out = out;
+  attention.num_seqs = step.batch.num_seqs();
+  attention.max_blocks = step.batch.max_blocks;
+  attention.block_size = step.cache.block_size();
+  attention.num_heads = static_cast<int32_t>(config_.num_attention_heads);
+  attention.num_kv_heads = 1;
+  attention.head_dim = static_cast<int32_t>(cache.dim(2));
+  attention.v_dim = static_cast<int32_t>(config_.kv_lora_rank);
+  attention.scale = scale_;
+  step.kernels.PagedAttention(attention);
+}
+
+void MlaAttention::AttendSelected(const StepContext& step, const float* q,
+                                  const int32_t* slots,
+                                  const int32_t* num_selected, float* out) {
+  const TensorView cache = step.cache.tensor(0, layer_);
+  const KeySource chosen[] = {
+      {ConstTensorView(cache.data, cache.dtype,
+                       {cache.dim(0) * cache.dim(1), cache.dim(2)}),
+       slots, num_selected, static_cast<int32_t>(config_.index_topk)}};
+  SparseAttentionParams attention;
+  attention.q = q;
+  attention.sources = chosen;
+  attention.out = out;
+  attention.num_tokens = step.batch.num_tokens();
+  attention.num_heads = static_cast<int32_t>(config_.num_attention_heads);
+  attention.head_dim = static_cast<int32_t>(cache.dim(2));
+  attention.v_dim = static_cast<int32_t>(config_.kv_lora_rank);
+  attention.scale = scale_;
+  step.kernels.SparseAttention(attention);
 }
 
 absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
@@ -150,24 +203,21 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
   absorb.out_head_stride = row;
   kernels.HeadLinear(absorb);
 
-  PagedAttentionParams attention;
-  attention.q = absorbed;
-  attention.cu_seqlens_q = step.batch.cu_seqlens_q.data();
-  attention.context_lens = step.batch.context_lens.data();
-  attention.block_tables = step.batch.block_tables.data();
-  attention.k_cache = ConstTensorView(cache.data, cache.dtype,
-                                      {num_blocks, block_size, 1, row});
-  attention.v_cache = attention.k_cache;
-  attention.out = attended;
-  attention.num_seqs = step.batch.num_seqs();
-  attention.max_blocks = step.batch.max_blocks;
-  attention.block_size = static_cast<int32_t>(block_size);
-  attention.num_heads = static_cast<int32_t>(heads);
-  attention.num_kv_heads = 1;
-  attention.head_dim = static_cast<int32_t>(row);
-  attention.v_dim = static_cast<int32_t>(rank);
-  attention.scale = scale_;
-  kernels.PagedAttention(attention);
+  const auto longest = std::max_element(step.batch.context_lens.begin(),
+                                        step.batch.context_lens.end());
+  if (indexer_ == nullptr) {
+    AttendAll(step, absorbed, attended);
+  } else if (*longest <= config_.index_topk) {
+    indexer_->CacheKeys(step, x, values + num_tokens * v_width);
+    AttendAll(step, absorbed, attended);
+  } else {
+    auto* slots = reinterpret_cast<int32_t*>(values + num_tokens * v_width);
+    int32_t* num_selected = slots + num_tokens * config_.index_topk;
+    indexer_->Select(step, x, q_latent,
+                     reinterpret_cast<float*>(num_selected + num_tokens), slots,
+                     num_selected);
+    AttendSelected(step, absorbed, slots, num_selected, attended);
+  }
 
   HeadLinearParams expand;
   expand.in = attended;

@@ -6,7 +6,8 @@
 //   q~_h = Uk_hᵀ q_nope_h;  score = scale · (q~_h·c + q_rope_h·r)
 //   a_h = Σ softmax(score) c;  o_h = Uv_h a_h
 // which reads kv_lora_rank + qk_rope_head_dim values a cached token, whatever
-// the number of heads. Cache group 0 ("latent").
+// the number of heads. Cache group 0 ("latent"); V3.2 adds an indexer, whose
+// keys are group 1, and attends to the rows it chooses.
 #pragma once
 
 #include <memory>
@@ -15,6 +16,7 @@
 
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
+#include "engine/models/indexer.h"
 #include "engine/models/weight_loader.h"
 
 namespace shoal {
@@ -32,6 +34,10 @@ class MlaAttention : public Block {
 
  private:
   void LoadHeads(const std::string& prefix, WeightLoader& loader);
+  void AttendAll(const StepContext& step, const float* q, float* out);
+  void AttendSelected(const StepContext& step, const float* q,
+                      const int32_t* slots, const int32_t* num_selected,
+                      float* out);
 
   const ModelConfig& config_;
   const int layer_;
@@ -44,6 +50,7 @@ class MlaAttention : public Block {
   // Uv_h [v_head_dim, kv_lora_rank], in memory of ours.
   std::vector<std::unique_ptr<HeadWeight>> k_heads_, v_heads_;
   std::vector<const PackedMatrix*> k_weights_, v_weights_;
+  std::unique_ptr<Indexer> indexer_;  // nullptr: attends to every token
 };
 
 // (qk_nope_head_dim + qk_rope_head_dim)^-0.5, times YaRN's factor squared.

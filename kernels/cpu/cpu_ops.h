@@ -12,8 +12,11 @@
 #include <string_view>
 
 #include "kernels/attention.h"
+#include "kernels/compress.h"
 #include "kernels/elementwise.h"
+#include "kernels/hyper_connection.h"
 #include "kernels/linear.h"
+#include "kernels/sparse_attention.h"
 
 namespace shoal {
 
@@ -89,6 +92,7 @@ struct CpuOps {
 
   // Rows or tokens [begin, end).
   void (*rms_norm)(const RmsNormParams& params, int64_t begin, int64_t end);
+  void (*layer_norm)(const LayerNormParams& params, int64_t begin, int64_t end);
   void (*rope)(const RopeParams& params, int64_t begin, int64_t end);
   void (*silu_mul)(const SiluMulParams& params, int64_t begin, int64_t end);
   void (*cache_write)(const CacheWriteParams& params, int64_t begin,
@@ -101,6 +105,22 @@ struct CpuOps {
                     float* scratch);
   int64_t (*attention_scratch_floats)(const PagedAttentionParams& params,
                                       int32_t count);
+
+  // scores[j] = I(token, j) for every visible key; `seq` is the token's.
+  // `scratch` holds key_scores_scratch_floats(params) values.
+  void (*key_scores)(const KeySelectParams& params, int32_t seq, int32_t token,
+                     float* scores, float* scratch);
+  int64_t (*key_scores_scratch_floats)(const KeySelectParams& params);
+  void (*sparse_attention)(const SparseAttentionParams& params, int64_t token,
+                           float* scratch);
+  int64_t (*sparse_attention_scratch_floats)(
+      const SparseAttentionParams& params);
+  // Channels [begin, end) of all sequences, both multiples of 16 or the end.
+  void (*compress)(const CompressParams& params, int64_t begin, int64_t end);
+  // Tokens [begin, end).
+  void (*hyper_mix)(const HyperMixParams& params, int64_t begin, int64_t end);
+  void (*hyper_expand)(const HyperExpandParams& params, int64_t begin,
+                       int64_t end);
 };
 
 const CpuOps& ScalarOps();

@@ -1,6 +1,8 @@
 #include "kernels/cpu/cpu_table.h"
 
 #include <algorithm>
+#include <cstring>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -11,6 +13,7 @@
 #include "kernels/cpu/moe_route.h"
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/top_keys.h"
 #include "kernels/quant/dequantize.h"
 
 namespace shoal {
@@ -19,6 +22,7 @@ namespace {
 // Elements below which a row-wise op stays in the calling thread: waking the
 // others costs about as much as this many elements take.
 constexpr int64_t kSmallWork = 16384;
+constexpr int64_t kLine = 16;  // floats
 // Query rows (tokens times heads of a group) of one attention item: enough to
 // pay for widening a tile of keys, few enough to spread over threads.
 constexpr int64_t kAttentionRows = 64;
@@ -39,7 +43,10 @@ const CpuOps& OpsOf(CpuIsa isa) {
 class CpuKernelTable : public KernelTable {
  public:
   CpuKernelTable(const CpuOps& ops, int num_threads)
-      : ops_(ops), pool_(num_threads), scratch_(num_threads) {}
+      : ops_(ops),
+        pool_(num_threads),
+        scratch_(num_threads),
+        orders_(num_threads) {}
 
   std::string_view name() const override { return ops_.name; }
   int num_threads() const override { return pool_.num_threads(); }
@@ -67,6 +74,11 @@ class CpuKernelTable : public KernelTable {
       ops_.rms_norm(params, begin, end);
     });
   }
+  void LayerNorm(const LayerNormParams& params) override {
+    ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
+      ops_.layer_norm(params, begin, end);
+    });
+  }
   void Rope(const RopeParams& params) override {
     ForRows(params.num_tokens, int64_t{params.num_heads} * params.rotary_dim,
             [&](int64_t begin, int64_t end) { ops_.rope(params, begin, end); });
@@ -84,6 +96,29 @@ class CpuKernelTable : public KernelTable {
             });
   }
   void PagedAttention(const PagedAttentionParams& params) override;
+  void CopyRows(const CopyRowsParams& params) override;
+  void KeySelect(const KeySelectParams& params) override;
+  void SparseAttention(const SparseAttentionParams& params) override;
+  void Compress(const CompressParams& params) override {
+    // Both halves of a channel belong together; whole cache lines to a thread.
+    pool_.For((params.width + kLine - 1) / kLine, 1,
+              [&](int64_t begin, int64_t end, int) {
+                ops_.compress(params, begin * kLine,
+                              std::min<int64_t>(end * kLine, params.width));
+              });
+  }
+  void HyperMix(const HyperMixParams& params) override {
+    ForRows(params.num_tokens, params.m * params.hidden_size,
+            [&](int64_t begin, int64_t end) {
+              ops_.hyper_mix(params, begin, end);
+            });
+  }
+  void HyperExpand(const HyperExpandParams& params) override {
+    ForRows(params.num_tokens, params.m * params.hidden_size,
+            [&](int64_t begin, int64_t end) {
+              ops_.hyper_expand(params, begin, end);
+            });
+  }
   void MoeRoute(const MoeRouteParams& params) override {
     const int64_t scratch = cpu::RouteScratchSize(params);
     pool_.For(params.num_tokens, 32,
@@ -124,6 +159,7 @@ class CpuKernelTable : public KernelTable {
   std::vector<int8_t> rounded_values_;
   std::vector<float> rounded_scales_;
   std::vector<float> rounded_sums_;
+  std::vector<std::vector<int32_t>> orders_;  // one a thread
   cpu::ExpertRunner experts_;
 };
 
@@ -288,6 +324,61 @@ void CpuKernelTable::PagedAttention(const PagedAttentionParams& params) {
               first, std::min(tile, q_len - first), Scratch(thread, scratch));
         }
       });
+}
+
+void CpuKernelTable::CopyRows(const CopyRowsParams& params) {
+  const int64_t width = params.from.dim(params.from.rank - 1);
+  const int64_t bytes = DTypeBytes(params.from.dtype, width);
+  ForRows(params.num_rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::memcpy(
+          static_cast<uint8_t*>(params.to.data) + params.to_rows[i] * bytes,
+          static_cast<const uint8_t*>(params.from.data) +
+              params.from_rows[i] * bytes,
+          bytes);
+    }
+  });
+}
+
+void CpuKernelTable::KeySelect(const KeySelectParams& params) {
+  const int32_t num_tokens = params.cu_seqlens_q[params.num_seqs];
+  const int64_t scratch = ops_.key_scores_scratch_floats(params);
+  pool_.For(num_tokens, 1, [&](int64_t begin, int64_t end, int thread) {
+    std::vector<int32_t>& order = orders_[thread];
+    for (auto t = static_cast<int32_t>(begin); t < end; ++t) {
+      const auto seq = static_cast<int32_t>(
+          std::upper_bound(params.cu_seqlens_q,
+                           params.cu_seqlens_q + params.num_seqs + 1, t) -
+          params.cu_seqlens_q - 1);
+      const int64_t visible = params.num_visible[t];
+      if (visible <= params.top_k) {
+        order.resize(visible);
+        std::iota(order.begin(), order.end(), 0);
+      } else {
+        float* scores = Scratch(thread, visible + scratch);
+        ops_.key_scores(params, seq, t, scores, scores + visible);
+        cpu::SelectTopKeys({scores, static_cast<size_t>(visible)}, params.top_k,
+                           &order);
+      }
+      const int32_t* table =
+          params.block_tables + int64_t{seq} * params.max_blocks;
+      int32_t* slots = params.slots + int64_t{t} * params.top_k;
+      for (const int32_t key : order) {
+        *slots++ = table[key / params.keys_per_block] * params.keys_per_block +
+                   key % params.keys_per_block;
+      }
+      params.num_selected[t] = static_cast<int32_t>(order.size());
+    }
+  });
+}
+
+void CpuKernelTable::SparseAttention(const SparseAttentionParams& params) {
+  const int64_t scratch = ops_.sparse_attention_scratch_floats(params);
+  pool_.For(params.num_tokens, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t t = begin; t < end; ++t) {
+      ops_.sparse_attention(params, t, Scratch(thread, scratch));
+    }
+  });
 }
 
 }  // namespace

@@ -40,6 +40,7 @@ constexpr Fixture kFixtures[] = {
     {"deepseek_v3-noaux-yarn", "gguf/deepseek_v3-mla.gguf"},
     {"deepseek_v3-fp8", nullptr},
     {"deepseek_v31-fp8-ue8m0", nullptr},
+    {"deepseek_v32", nullptr},
 };
 
 class GoldenTest : public testing::TestWithParam<std::tuple<Fixture, CpuIsa>> {

@@ -146,21 +146,83 @@ inline void SoftmaxRow(float scale, int64_t valid, int64_t dim, float* scores,
   *sum += Sum(total);
 }
 
+// The rows of one item: queries with what they have gathered so far.
+struct AttentionRows {
+  int64_t count = 0;
+  int64_t dim = 0;    // padded width of queries and keys
+  int64_t v_dim = 0;  // padded width of values
+  float scale = 0;
+  float* query = nullptr;          // [count, dim]
+  float* acc = nullptr;            // [count, v_dim]
+  float* probabilities = nullptr;  // [count, kKeys]
+  float* max = nullptr;            // [count]
+  float* sum = nullptr;            // [count]
+};
+
+// `scratch` holds count * (dim + v_dim + kKeys + 2) floats.
+inline AttentionRows MakeRows(int64_t count, int64_t dim, int64_t v_dim,
+                              float scale, float* scratch) {
+  AttentionRows rows = {count, dim, v_dim, scale};
+  rows.query = scratch;
+  rows.acc = rows.query + count * dim;
+  rows.probabilities = rows.acc + count * v_dim;
+  rows.max = rows.probabilities + count * kKeys;
+  rows.sum = rows.max + count;
+  std::memset(scratch, 0, count * (dim + v_dim) * sizeof(float));
+  for (int64_t r = 0; r < count; ++r) {
+    rows.max[r] = -INFINITY;
+    rows.sum[r] = 0;
+  }
+  return rows;
+}
+
+// One tile of keys against rows from `row` on; row r sees the first valid(r).
+// Values lie as far apart as keys.
+template <typename Valid>
+inline void AttendTile(const AttentionRows& rows, int64_t row,
+                       const float* keys, const float* values, int64_t num_keys,
+                       const Valid& valid) {
+  const auto run = [&](auto batch) {
+    constexpr int kRows = decltype(batch)::value;
+    float* scores = rows.probabilities + row * kKeys;
+    Scores<kRows>(rows.query + row * rows.dim, keys, rows.dim, scores);
+    for (int64_t r = row; r < row + kRows; ++r) {
+      SoftmaxRow(rows.scale, valid(r), rows.v_dim,
+                 rows.probabilities + r * kKeys, rows.acc + r * rows.v_dim,
+                 rows.max + r, rows.sum + r);
+    }
+    AddValues<kRows>(scores, values, num_keys, rows.dim, rows.v_dim,
+                     rows.acc + row * rows.v_dim);
+    row += kRows;
+  };
+  while (rows.count - row >= 4) run(std::integral_constant<int, 4>{});
+  if (rows.count - row == 3) run(std::integral_constant<int, 3>{});
+  if (rows.count - row == 2) run(std::integral_constant<int, 2>{});
+  if (rows.count - row == 1) run(std::integral_constant<int, 1>{});
+}
+
+// out = acc[r] / total, the first `width` values.
+inline void FinishRow(const AttentionRows& rows, int64_t r, float total,
+                      int64_t width, float* out) {
+  float* acc = rows.acc + r * rows.v_dim;
+  const float scale = 1.0f / total;
+  for (int64_t i = 0; i < rows.v_dim; i += kLanes) {
+    Store(Load(acc + i) * Set(scale), acc + i);
+  }
+  std::memcpy(out, acc, width * sizeof(float));
+}
+
 inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
                           int32_t kv_head, int32_t first, int32_t count,
                           float* scratch) {
   const int64_t dim = PaddedDim(p.head_dim);
-  const int64_t v_dim = PaddedDim(p.v_dim);
   const bool shared = p.v_cache.data == p.k_cache.data;
   const int32_t group = p.num_heads / p.num_kv_heads;
-  const int64_t rows = int64_t{count} * group;
   float* keys = scratch;
   float* values = shared ? keys : keys + kKeys * dim;
-  float* query = keys + 2 * kKeys * dim;
-  float* acc = query + rows * dim;
-  float* probabilities = acc + rows * v_dim;
-  float* max = probabilities + rows * kKeys;
-  float* sum = max + rows;
+  const AttentionRows rows =
+      MakeRows(int64_t{count} * group, dim, PaddedDim(p.v_dim), p.scale,
+               keys + 2 * kKeys * dim);
 
   // Rows are tokens, each with its heads together.
   const int32_t start = p.cu_seqlens_q[seq];
@@ -170,12 +232,9 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
     const int64_t token = start + first + row / group;
     return token * p.num_heads + int64_t{kv_head} * group + row % group;
   };
-  std::memset(query, 0, rows * (dim + v_dim) * sizeof(float));  // acc too
-  for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(query + r * dim, p.q + head_of(r) * p.head_dim,
+  for (int64_t r = 0; r < rows.count; ++r) {
+    std::memcpy(rows.query + r * dim, p.q + head_of(r) * p.head_dim,
                 p.head_dim * sizeof(float));
-    max[r] = -INFINITY;
-    sum[r] = 0;
   }
 
   const int64_t end = first_position + count;  // keys the last row sees
@@ -186,32 +245,15 @@ inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
       GatherRows(p, p.v_cache, seq, kv_head, tile, num_keys, dim, values);
     }
     // Earlier tokens may see nothing of the last tiles.
-    int64_t row = first_position >= tile ? 0 : (tile - first_position) * group;
-    const auto run = [&](auto batch) {
-      constexpr int kRows = decltype(batch)::value;
-      float* scores = probabilities + row * kKeys;
-      Scores<kRows>(query + row * dim, keys, dim, scores);
-      for (int64_t r = row; r < row + kRows; ++r) {
-        int64_t valid = first_position + r / group + 1 - tile;
-        if (valid > kKeys) valid = kKeys;
-        SoftmaxRow(p.scale, valid, v_dim, probabilities + r * kKeys,
-                   acc + r * v_dim, max + r, sum + r);
-      }
-      AddValues<kRows>(scores, values, num_keys, dim, v_dim, acc + row * v_dim);
-      row += kRows;
-    };
-    while (rows - row >= 4) run(std::integral_constant<int, 4>{});
-    if (rows - row == 3) run(std::integral_constant<int, 3>{});
-    if (rows - row == 2) run(std::integral_constant<int, 2>{});
-    if (rows - row == 1) run(std::integral_constant<int, 1>{});
+    const int64_t row =
+        first_position >= tile ? 0 : (tile - first_position) * group;
+    AttendTile(rows, row, keys, values, num_keys, [&](int64_t r) {
+      const int64_t valid = first_position + r / group + 1 - tile;
+      return valid > kKeys ? kKeys : valid;
+    });
   }
-  for (int64_t r = 0; r < rows; ++r) {
-    const float scale = 1.0f / sum[r];
-    for (int64_t i = 0; i < v_dim; i += kLanes) {
-      Store(Load(acc + r * v_dim + i) * Set(scale), acc + r * v_dim + i);
-    }
-    std::memcpy(p.out + head_of(r) * p.v_dim, acc + r * v_dim,
-                p.v_dim * sizeof(float));
+  for (int64_t r = 0; r < rows.count; ++r) {
+    FinishRow(rows, r, rows.sum[r], p.v_dim, p.out + head_of(r) * p.v_dim);
   }
 }
 

@@ -37,6 +37,26 @@ inline void RmsNormRows(const RmsNormParams& p, int64_t begin, int64_t end) {
   }
 }
 
+inline void LayerNormRows(const LayerNormParams& p, int64_t begin,
+                          int64_t end) {
+  const auto width = static_cast<float>(p.width);
+  for (int64_t row = begin; row < end; ++row) {
+    const float* x = p.in + row * p.width;
+    float* y = p.out + row * p.width;
+    float sum = 0;
+    for (int64_t i = 0; i < p.width; ++i) sum += x[i];
+    const float mean = sum / width;
+    float squares = 0;
+    for (int64_t i = 0; i < p.width; ++i) {
+      squares += (x[i] - mean) * (x[i] - mean);
+    }
+    const float scale = 1.0f / std::sqrt(squares / width + p.eps);
+    for (int64_t i = 0; i < p.width; ++i) {
+      y[i] = (x[i] - mean) * scale * p.weight[i] + p.bias[i];
+    }
+  }
+}
+
 inline void RopeTokens(const RopeParams& p, int64_t begin, int64_t end) {
   const int half = p.rotary_dim / 2;
   const float sign = p.inverse ? -1.0f : 1.0f;
