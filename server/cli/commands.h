@@ -18,6 +18,7 @@ Run AddChatCommand(CLI::App& app);
 Run AddInspectCommand(CLI::App& app);
 Run AddBenchCommand(CLI::App& app);
 Run AddHealthCommand(CLI::App& app);
+Run AddSynthCommand(CLI::App& app);
 
 // One line on stderr; gives exit code 1.
 int Fail(const absl::Status& status);

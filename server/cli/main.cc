@@ -24,7 +24,7 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, Run>> commands;
   for (const auto& add : {AddServeCommand, AddChatCommand, AddInspectCommand,
-                          AddBenchCommand, AddHealthCommand}) {
+                          AddBenchCommand, AddHealthCommand, AddSynthCommand}) {
     Run run = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), std::move(run));
   }
