@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "engine/loading/gguf.h"
+#include "server/text/chat_formats.h"
 #include "server/text/incremental_detokenizer.h"
 #include "server/text/text_source.h"
 
@@ -25,7 +26,8 @@ constexpr std::string_view kEndTokens[] = {"<|im_end|>", "<|eot_id|>",
 
 class RustModelText : public ModelText {
  public:
-  explicit RustModelText(TextSource source) : source_(std::move(source)) {
+  RustModelText(TextSource source, std::string_view model_type)
+      : source_(std::move(source)) {
     size_t count = 0;
     const ShoalToken* tokens = shoal_text_tokens(source_.text.get(), &count);
     tokens_ = {tokens, count};
@@ -44,6 +46,11 @@ class RustModelText : public ModelText {
     for (std::string_view token : kEndTokens) {
       const auto added = added_ids_.find(token);
       if (added != added_ids_.end()) AddEnd(added->second);
+    }
+    if (!source_.has_chat_template) {
+      format_ = ChooseChatFormat(model_type, [this](std::string_view token) {
+        return added_ids_.contains(token);
+      });
     }
   }
 
@@ -66,7 +73,9 @@ class RustModelText : public ModelText {
     return tokens;
   }
 
-  bool has_chat_template() const override { return source_.has_chat_template; }
+  bool has_chat_template() const override {
+    return source_.has_chat_template || format_.has_value();
+  }
 
   absl::StatusOr<std::string> RenderChat(
       const ChatTemplateInput& input) const override {
@@ -163,7 +172,8 @@ class RustModelText : public ModelText {
 
   // With markers.
   absl::StatusOr<std::string> Render(const ChatTemplateInput& input) const {
-    if (!has_chat_template()) {
+    if (format_.has_value()) return RenderFormat(*format_, input);
+    if (!source_.has_chat_template) {
       return absl::FailedPreconditionError("the model has no chat template");
     }
     const ShoalChat chat = {
@@ -176,12 +186,40 @@ class RustModelText : public ModelText {
     absl::Status status = TakeStatus(
         shoal_text_render(source_.text.get(), &chat, &output, &size), "");
     if (!status.ok()) return status;
+    return TakeText(output, size);
+  }
+
+  absl::StatusOr<std::string> RenderFormat(
+      ChatFormat format, const ChatTemplateInput& input) const {
+    ChatTemplateInput marked = input;
+    const struct {
+      std::string_view field;
+      std::string& json;
+    } texts[] = {{"messages", marked.messages_json},
+                 {"tools", marked.tools_json},
+                 {"chat_template_kwargs", marked.template_kwargs_json}};
+    for (const auto& [field, json] : texts) {
+      if (json.empty()) continue;
+      uint8_t* output = nullptr;
+      size_t size = 0;
+      absl::Status status =
+          TakeStatus(shoal_text_mark(source_.text.get(), ToShoalBytes(field),
+                                     ToShoalBytes(json), &output, &size),
+                     "");
+      if (!status.ok()) return status;
+      json = TakeText(output, size);
+    }
+    return EncodeChatFormat(format, marked);
+  }
+
+  static std::string TakeText(uint8_t* output, size_t size) {
     std::string text(reinterpret_cast<const char*>(output), size);
     shoal_text_free_text(output, size);
     return text;
   }
 
   TextSource source_;
+  std::optional<ChatFormat> format_;    // only where there is no template
   std::span<const ShoalToken> tokens_;  // of source_.text
   bool strips_leading_space_ = false;
   std::unordered_map<std::string_view, int32_t> added_ids_;
@@ -191,27 +229,29 @@ class RustModelText : public ModelText {
 };
 
 absl::StatusOr<std::unique_ptr<ModelText>> Make(
-    absl::StatusOr<TextSource> source) {
+    absl::StatusOr<TextSource> source, std::string_view model_type) {
   if (!source.ok()) return source.status();
-  return std::make_unique<RustModelText>(*std::move(source));
+  return std::make_unique<RustModelText>(*std::move(source), model_type);
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelText>> ModelText::Load(
     const Checkpoint& checkpoint) {
-  return checkpoint.gguf() != nullptr ? LoadGguf(*checkpoint.gguf())
-                                      : LoadFolder(checkpoint.path());
+  const std::string& model_type = checkpoint.config().model_type;
+  return checkpoint.gguf() != nullptr
+             ? LoadGguf(*checkpoint.gguf(), model_type)
+             : LoadFolder(checkpoint.path(), model_type);
 }
 
 absl::StatusOr<std::unique_ptr<ModelText>> ModelText::LoadFolder(
-    const std::string& folder) {
-  return Make(ReadFolderText(folder));
+    const std::string& folder, std::string_view model_type) {
+  return Make(ReadFolderText(folder), model_type);
 }
 
 absl::StatusOr<std::unique_ptr<ModelText>> ModelText::LoadGguf(
-    const GgufFile& gguf) {
-  return Make(ReadGgufText(gguf));
+    const GgufFile& gguf, std::string_view model_type) {
+  return Make(ReadGgufText(gguf), model_type);
 }
 
 std::string ModelText::Decode(std::span<const int32_t> tokens,

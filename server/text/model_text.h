@@ -1,11 +1,13 @@
 // ModelText is what a model says about text: its tokeniser and its own chat
-// template. It wraps the Rust library of server/text/rust (tokenizers,
-// minijinja) and keeps a table of every token's bytes, so that output is turned
-// into text without crossing the boundary. Read-only after Load(): any thread.
+// template, or where it has none the built-in format that its architecture was
+// trained with (chat_formats.h). It wraps the Rust library of server/text/rust
+// (tokenizers, minijinja) and keeps a table of every token's bytes, so that
+// output is turned into text without crossing the boundary. Read-only after
+// Load(): any thread.
 //
 // Control tokens that a user types inside a message stay plain text: in chat
-// prompts, added tokens are recognised only where the template itself wrote
-// them.
+// prompts, added tokens are recognised only where the template or format itself
+// wrote them.
 #pragma once
 
 #include <cstdint>
@@ -40,11 +42,12 @@ class ModelText {
   // one-line form of engine/loading/load_error.h.
   static absl::StatusOr<std::unique_ptr<ModelText>> Load(
       const Checkpoint& checkpoint);
-  // The two sources by themselves; the same errors.
+  // The two sources by themselves; the same errors. `model_type` as in
+  // config.json; empty: no built-in chat format.
   static absl::StatusOr<std::unique_ptr<ModelText>> LoadFolder(
-      const std::string& folder);
+      const std::string& folder, std::string_view model_type = "");
   static absl::StatusOr<std::unique_ptr<ModelText>> LoadGguf(
-      const GgufFile& gguf);
+      const GgufFile& gguf, std::string_view model_type = "");
 
   // Ids are in [0, vocab_size()).
   virtual int32_t vocab_size() const = 0;
@@ -53,6 +56,7 @@ class ModelText {
   virtual absl::StatusOr<std::vector<int32_t>> Encode(
       std::string_view text, bool add_special_tokens) const = 0;
 
+  // Or a built-in format, here and below.
   virtual bool has_chat_template() const = 0;
   // InvalidArgument: the template refused the messages (its own words), or used
   // more steps or output than allowed; FailedPrecondition: no template.

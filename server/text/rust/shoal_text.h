@@ -96,6 +96,12 @@ void shoal_text_free_ids(int32_t* ids, size_t count);
 // input rather than from the template. Freed by shoal_text_free_text().
 ShoalTextStatus shoal_text_render(const ShoalText* text, const ShoalChat* chat,
                                   uint8_t** output, size_t* size);
+// Input of a prompt that is not rendered here: `json`, with that marker put in
+// as shoal_text_render() does. `field` is "messages", "tools" or
+// "chat_template_kwargs". Freed by shoal_text_free_text().
+ShoalTextStatus shoal_text_mark(const ShoalText* text, ShoalBytes field,
+                                ShoalBytes json, uint8_t** output,
+                                size_t* size);
 void shoal_text_free_text(uint8_t* output, size_t size);
 
 #ifdef __cplusplus

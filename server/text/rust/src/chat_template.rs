@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use aho_corasick::AhoCorasick;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
@@ -12,11 +11,8 @@ use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::Value as Json;
 
+use crate::markers::{Markers, MARKER};
 use crate::{Result, TextError};
-
-/// A noncharacter that stands inside added tokens typed by users, so that
-/// neither the template nor the tokeniser takes them for its own.
-const MARKER: char = '\u{FDD0}';
 
 /// Steps of a rendering; data counts too, 64 bytes a step.
 const FUEL: u64 = 4_000_000;
@@ -36,11 +32,10 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos_token: String,
     eos_token: String,
-    markers: Markers,
 }
 
 impl ChatTemplate {
-    pub fn new(source: &str, bos: &str, eos: &str, added_tokens: &[&str]) -> Result<Self> {
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| TextError::invalid("chat_template", e))?);
@@ -65,11 +60,10 @@ impl ChatTemplate {
             environment,
             bos_token: bos.to_string(),
             eos_token: eos.to_string(),
-            markers: Markers::new(added_tokens)?,
         })
     }
 
-    pub fn render(&self, input: &ChatInput) -> Result<String> {
+    pub fn render(&self, input: &ChatInput, markers: &Markers) -> Result<String> {
         let mut variables: HashMap<String, Value> = HashMap::new();
         for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
             if !token.is_empty() {
@@ -80,16 +74,16 @@ impl ChatTemplate {
             variables.insert(name.to_string(), Value::from(Serde(value)));
         };
         if !input.kwargs.is_empty() {
-            match self.parse("chat_template_kwargs", input.kwargs)? {
+            match markers.parse("chat_template_kwargs", input.kwargs)? {
                 Json::Object(kwargs) => kwargs.into_iter().for_each(|(name, v)| set(&name, v)),
                 _ => return Err(TextError::invalid("chat_template_kwargs", "expected an object")),
             }
         }
-        set("messages", self.parse("messages", input.messages)?);
+        set("messages", markers.parse("messages", input.messages)?);
         // Absent tools are None, as in transformers.
         let tools = match input.tools {
             "" => Json::Null,
-            tools => self.parse("tools", tools)?,
+            tools => markers.parse("tools", tools)?,
         };
         set("tools", tools);
         set("add_generation_prompt", Json::Bool(input.add_generation_prompt));
@@ -103,97 +97,6 @@ impl ChatTemplate {
         String::from_utf8(output.bytes).map_err(|e| TextError::invalid("chat_template", e))
     }
 
-    /// JSON whose strings carry markers.
-    fn parse(&self, field: &str, text: &str) -> Result<Json> {
-        let mut json = serde_json::from_str(text).map_err(|e| TextError::invalid(field, e))?;
-        match &mut json {
-            Json::Array(items) if field == "messages" => {
-                for item in items {
-                    let by_assistant = item["role"] == "assistant";
-                    self.markers.insert_all(item, by_assistant);
-                }
-            }
-            other => self.markers.insert_all(other, false),
-        }
-        Ok(json)
-    }
-}
-
-/// Finds added tokens in the input's strings and puts a marker into each.
-struct Markers {
-    tokens: Vec<String>,
-    search: AhoCorasick,
-}
-
-impl Markers {
-    fn new(added_tokens: &[&str]) -> Result<Self> {
-        // Runs of blanks are added tokens in some vocabularies, but control
-        // nothing.
-        let controls = added_tokens.iter().filter(|token| !token.trim().is_empty());
-        let tokens: Vec<String> = controls.map(|token| token.to_string()).collect();
-        let search =
-            AhoCorasick::new(&tokens).map_err(|e| TextError::invalid("added_tokens", e))?;
-        Ok(Markers { tokens, search })
-    }
-
-    fn insert_all(&self, json: &mut Json, by_assistant: bool) {
-        match json {
-            Json::String(text) => *text = self.insert(text, by_assistant),
-            Json::Array(items) => {
-                items.iter_mut().for_each(|item| self.insert_all(item, by_assistant));
-            }
-            Json::Object(fields) => {
-                let old = std::mem::take(fields);
-                for (key, mut value) in old {
-                    self.insert_all(&mut value, by_assistant);
-                    fields.insert(self.insert(&key, by_assistant), value);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// `text` with a marker after the first character of every added token and
-    /// of an end of `text` that could begin one, which the next string may
-    /// complete. Templates look for think tags in what the assistant said.
-    fn insert(&self, text: &str, by_assistant: bool) -> String {
-        let text: String = text.chars().filter(|c| *c != MARKER).collect();
-        let mut starts: Vec<usize> = self
-            .search
-            .find_overlapping_iter(&text)
-            .filter(|found| {
-                let token = self.tokens[found.pattern().as_usize()].as_str();
-                !(by_assistant && matches!(token, "<think>" | "</think>"))
-            })
-            .map(|found| found.start())
-            .collect();
-        starts.extend(self.open_end(&text));
-        starts.sort_unstable();
-        starts.dedup();
-        let mut marked = String::with_capacity(text.len() + 3 * starts.len());
-        let mut done = 0;
-        for start in starts {
-            let first = text[start..].chars().next().map_or(0, char::len_utf8);
-            marked.push_str(&text[done..start + first]);
-            marked.push(MARKER);
-            done = start + first;
-        }
-        marked.push_str(&text[done..]);
-        marked
-    }
-
-    /// Where the longest end of `text` starts that begins an added token.
-    fn open_end(&self, text: &str) -> Option<usize> {
-        let longest = self.tokens.iter().map(String::len).max().unwrap_or(0);
-        let from = text.len().saturating_sub(longest);
-        let ends = (from..text.len()).filter(|at| text.is_char_boundary(*at));
-        // One character is too common to break text at.
-        let mut ends = ends.filter(|at| text[*at..].chars().nth(1).is_some());
-        ends.find(|at| {
-            let end = &text[*at..];
-            self.tokens.iter().any(|token| token.len() > end.len() && token.starts_with(end))
-        })
-    }
 }
 
 /// A buffer that refuses to grow without bound.

@@ -4,6 +4,7 @@
 
 mod chat_template;
 mod gguf_tokenizer;
+mod markers;
 mod tokenizer;
 
 use std::ffi::{c_char, CString};
@@ -12,6 +13,7 @@ use std::sync::Once;
 
 use chat_template::{ChatInput, ChatTemplate};
 use gguf_tokenizer::GgufVocabulary;
+use markers::Markers;
 use tokenizer::{TextTokenizer, Token};
 
 /// Why an input was refused.
@@ -38,6 +40,7 @@ impl TextError {
 
 pub struct ShoalText {
     tokenizer: TextTokenizer,
+    markers: Markers,
     template: Option<ChatTemplate>,
 }
 
@@ -142,8 +145,10 @@ fn guard(call: impl FnOnce() -> Result<()>) -> ShoalTextStatus {
     }
 }
 
-unsafe fn hand_out(tokenizer: TextTokenizer, out: *mut *mut ShoalText) {
-    *out = Box::into_raw(Box::new(ShoalText { tokenizer, template: None }));
+unsafe fn hand_out(tokenizer: TextTokenizer, out: *mut *mut ShoalText) -> Result<()> {
+    let markers = Markers::new(&tokenizer.added_tokens())?;
+    *out = Box::into_raw(Box::new(ShoalText { tokenizer, markers, template: None }));
+    Ok(())
 }
 
 /// # Safety
@@ -153,10 +158,7 @@ pub unsafe extern "C" fn shoal_text_from_json(
     json: ShoalBytes,
     out: *mut *mut ShoalText,
 ) -> ShoalTextStatus {
-    guard(|| {
-        hand_out(TextTokenizer::from_json(json.bytes())?, out);
-        Ok(())
-    })
+    guard(|| hand_out(TextTokenizer::from_json(json.bytes())?, out))
 }
 
 #[no_mangle]
@@ -177,8 +179,7 @@ pub unsafe extern "C" fn shoal_text_from_gguf(
             unknown_id: usize::try_from(c.unknown_id).ok(),
             add_space_prefix: c.add_space_prefix != 0,
         };
-        hand_out(vocabulary.build()?, out);
-        Ok(())
+        hand_out(vocabulary.build()?, out)
     })
 }
 
@@ -211,7 +212,6 @@ pub unsafe extern "C" fn shoal_text_set_template(
             source.text("chat_template")?,
             bos_token.text("bos_token")?,
             eos_token.text("eos_token")?,
-            &text.tokenizer.added_tokens(),
         )?);
         Ok(())
     })
@@ -264,13 +264,30 @@ pub unsafe extern "C" fn shoal_text_render(
         let template = (*text).template.as_ref();
         let template =
             template.ok_or_else(|| TextError::invalid("chat_template", "there is none"))?;
-        let rendered = template.render(&ChatInput {
+        let input = ChatInput {
             messages: chat.messages.text("messages")?,
             tools: chat.tools.text("tools")?,
             kwargs: chat.kwargs.text("chat_template_kwargs")?,
             add_generation_prompt: chat.add_generation_prompt != 0,
-        })?;
+        };
+        let rendered = template.render(&input, &(*text).markers)?;
         (*output, *size) = leak(rendered.into_bytes());
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn shoal_text_mark(
+    text: *const ShoalText,
+    field: ShoalBytes,
+    json: ShoalBytes,
+    output: *mut *mut u8,
+    size: *mut usize,
+) -> ShoalTextStatus {
+    guard(|| {
+        let field = field.text("field")?;
+        let marked = (*text).markers.parse(field, json.text(field)?)?;
+        (*output, *size) = leak(marked.to_string().into_bytes());
         Ok(())
     })
 }
