@@ -298,20 +298,28 @@ void EngineImpl::StepForever() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(
-    std::unique_ptr<Decoder> decoder, const EngineOptions& options,
+    std::unique_ptr<Decoder> decoder, const EngineOptions& asked,
     KernelTable& kernels, EngineObserver* observer) {
+  EngineOptions options = asked;
   if (options.max_num_seqs < 1 || options.max_num_batched_tokens < 1 ||
       options.block_size < 1 || options.stream_capacity < 1) {
     return absl::InvalidArgumentError(
         "max-num-seqs, max-num-batched-tokens, block-size and the stream's "
         "capacity: expected at least 1");
   }
-  const absl::StatusOr<CacheSize> size = SizeCache(
-      options, decoder->cache_layout().BytesPerToken(),
-      decoder->config().max_position_embeddings, AvailableMemoryBytes());
+  const CacheLayout& layout = decoder->cache_layout();
+  const int32_t multiple = layout.BlockMultiple();
+  options.block_size =
+      (options.block_size + multiple - 1) / multiple * multiple;
+  // Blocks alone do not bring back what a sequence has of its own.
+  if (layout.BytesPerSequence() > 0) options.enable_prefix_caching = false;
+  const absl::StatusOr<CacheSize> size =
+      SizeCache(options, layout, decoder->config().max_position_embeddings,
+                AvailableMemoryBytes());
   if (!size.ok()) return size.status();
-  absl::StatusOr<std::unique_ptr<PagedCache>> cache = PagedCache::Create(
-      decoder->cache_layout(), size->num_blocks, options.block_size, kernels);
+  absl::StatusOr<std::unique_ptr<PagedCache>> cache =
+      PagedCache::Create(layout, size->num_blocks, options.block_size,
+                         options.max_num_seqs, kernels);
   if (!cache.ok()) return cache.status();
   return std::make_unique<EngineImpl>(std::move(decoder), *std::move(cache),
                                       options, size->max_model_len, observer);

@@ -23,10 +23,11 @@
 namespace shoal {
 
 struct EngineOptions {
-  int32_t max_num_seqs = 256;             // sequences running at once
+  int32_t max_num_seqs = 256;            // sequences running at once
   int32_t max_num_batched_tokens = 512;  // most tokens in one step
-  int32_t max_model_len = 0;              // tokens; 0: the model's own limit
-  int32_t block_size = 16;                // tokens a cache block
+  int32_t max_model_len = 0;             // tokens; 0: the model's own limit
+  // Tokens a cache block; rounded up to what the model's cache needs.
+  int32_t block_size = 16;
   double memory_fraction = 0.5;  // of free memory at start, for the cache
   int64_t kv_cache_bytes = 0;    // 0: by memory_fraction
   int32_t max_num_queued_requests = 1024;

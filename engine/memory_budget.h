@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "engine/cache/cache_layout.h"
 #include "engine/engine.h"
 
 namespace shoal {
@@ -20,9 +21,10 @@ struct CacheSize {
 
 // From options.kv_cache_bytes or memory_fraction of `available_bytes`, but not
 // more than max_num_seqs sequences of full length could use.
+// What the layout wants for each sequence comes first.
 // ResourceExhausted when not even one block fits, with the sum.
 absl::StatusOr<CacheSize> SizeCache(const EngineOptions& options,
-                                    int64_t bytes_per_token,
+                                    const CacheLayout& layout,
                                     int64_t max_position_embeddings,
                                     int64_t available_bytes);
 

@@ -20,6 +20,7 @@
 #include "kernels/compress.h"
 #include "kernels/elementwise.h"
 #include "kernels/hyper_connection.h"
+#include "kernels/latent_attention.h"
 #include "kernels/linear.h"
 #include "kernels/moe.h"
 #include "kernels/sparse_attention.h"
@@ -57,6 +58,8 @@ class KernelTable {
 
   virtual void Linear(const LinearParams& params) = 0;
   virtual void HeadLinear(const HeadLinearParams& params) = 0;
+  // out[0, n) = 0.
+  virtual void Zero(float* out, int64_t n) = 0;
   virtual void Embedding(const EmbeddingParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void LayerNorm(const LayerNormParams& params) = 0;
@@ -64,6 +67,7 @@ class KernelTable {
   virtual void SiluMul(const SiluMulParams& params) = 0;
   virtual void CacheWrite(const CacheWriteParams& params) = 0;
   virtual void PagedAttention(const PagedAttentionParams& params) = 0;
+  virtual void LatentAttention(const LatentAttentionParams& params) = 0;
   virtual void CopyRows(const CopyRowsParams& params) = 0;
   virtual void KeySelect(const KeySelectParams& params) = 0;
   virtual void SparseAttention(const SparseAttentionParams& params) = 0;

@@ -64,6 +64,7 @@ struct LinearPart {
   const float* bias = nullptr;  // [out_features], may be nullptr
   float* out = nullptr;         // [num_tokens, out_features]
   bool accumulate = false;      // true: out += product (residual add)
+  int64_t out_stride = 0;       // elements between tokens; 0: out_features
 };
 
 // out_p[t, o] (+)= Σ_i in[t, i] · W_p[o, i] + bias_p[o]

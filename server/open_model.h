@@ -20,6 +20,7 @@ struct ModelOptions {
   std::string dtype = "auto";           // auto (fast), f32 (exact)
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, f16
   int max_tokens_per_step = 512;
+  int index_topk = 0;  // 0: the model's own
 };
 
 // In the order in which they need each other.

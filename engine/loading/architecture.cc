@@ -1,6 +1,7 @@
 #include "engine/loading/architecture.h"
 
 #include "engine/loading/deepseek_architectures.h"
+#include "engine/loading/deepseek_v4_architecture.h"
 #include "engine/loading/dense_architectures.h"
 #include "engine/loading/load_error.h"
 
@@ -16,6 +17,8 @@ constexpr Architecture kArchitectures[] = {
      ReadDeepseek2GgufConfig, AddDeepseekTensors},
     {"deepseek_v3", "", ReadDeepseekV3HfConfig, nullptr, AddDeepseekTensors},
     {"deepseek_v32", "", ReadDeepseekV32HfConfig, nullptr, AddDeepseekTensors},
+    {"deepseek_v4", "", ReadDeepseekV4HfConfig, nullptr, AddDeepseekV4Tensors,
+     DeepseekV4TensorName},
 };
 
 absl::StatusOr<const Architecture*> FindBy(std::string_view Architecture::*name,
@@ -56,6 +59,10 @@ absl::Status ValidateConfig(const std::string& file,
         file, "num_key_value_heads",
         Concat({"a divisor of ", config.num_attention_heads, " heads"}),
         config.num_key_value_heads);
+  }
+  if (config.hc_mult > 0) {
+    absl::Status status = ValidateDeepseekV4(file, config);
+    if (!status.ok()) return status;
   }
   return ValidateExperts(file, config);
 }

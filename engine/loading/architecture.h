@@ -23,10 +23,12 @@ struct TensorSpec {
   enum class Kind : uint8_t {
     kMatrix,  // any float or block type, scaled FP8 and FP4 among them
     kFloats,  // F32, F16 or BF16: norms, biases and what must stay precise
+    kInts,    // I64 or I32: tables of ids
   };
   std::string name;
   std::vector<int64_t> shape;
   Kind kind = Kind::kMatrix;
+  bool optional = false;  // a checkpoint may leave it out
 };
 
 inline void AddMatrix(std::vector<TensorSpec>* tensors, std::string name,
@@ -50,6 +52,8 @@ struct Architecture {
   // Appends every tensor of a model of that configuration.
   void (*add_tensors)(const ModelConfig& config,
                       std::vector<TensorSpec>* tensors);
+  // Hugging Face's name of a tensor in a folder's files; nullptr: the same.
+  std::string (*tensor_name)(std::string_view name) = nullptr;
 };
 
 // Unimplemented naming `file`, the field and the supported names.

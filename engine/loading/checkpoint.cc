@@ -40,7 +40,6 @@ bool IsWeight(DType dtype) {
     case DType::kI64:
     case DType::kBool:
     case DType::kF8E8M0:
-    case DType::kF4E2M1:
       return false;
     default:
       return true;
@@ -52,6 +51,7 @@ bool IsWeight(DType dtype) {
 bool IsIgnored(const ModelConfig& config, std::string_view name) {
   if (name.ends_with("rotary_emb.inv_freq")) return true;
   if (name == "rope_freqs.weight" || name == "lm_head.weight") return true;
+  if (name.starts_with("mtp.")) return true;
   constexpr std::string_view kLayer = "model.layers.";
   if (!name.starts_with(kLayer)) return false;
   int64_t layer = 0;
@@ -92,27 +92,53 @@ void CheckTensor(const TensorSpec& spec, const ConstTensorView& view,
                             ", got ", ShapeString(Shape(view))}));
     return;
   }
-  const bool matrix = spec.kind == TensorSpec::Kind::kMatrix;
-  if (matrix ? !IsWeight(view.dtype) : !IsFloat(view.dtype)) {
-    complaints->Add(Concat({name, ": expected ",
-                            matrix ? "a weight's type" : "F32, F16 or BF16",
-                            ", got ", DTypeName(view.dtype)}));
+  const char* expected = nullptr;
+  switch (spec.kind) {
+    case TensorSpec::Kind::kMatrix:
+      if (!IsWeight(view.dtype)) expected = "a weight's type";
+      break;
+    case TensorSpec::Kind::kFloats:
+      if (!IsFloat(view.dtype)) expected = "F32, F16 or BF16";
+      break;
+    case TensorSpec::Kind::kInts:
+      if (view.dtype != DType::kI64 && view.dtype != DType::kI32) {
+        expected = "I64 or I32";
+      }
+      break;
+  }
+  if (expected != nullptr) {
+    complaints->Add(Concat(
+        {name, ": expected ", expected, ", got ", DTypeName(view.dtype)}));
   }
 }
 
-// Scales of an FP8 weight, or a complaint.
-void AddScales(const ModelConfig& config, const std::string& name,
+// Tiles of a scaled weight that share a scale.
+struct ScaleTile {
+  int32_t rows = 0;
+  int32_t cols = 0;
+};
+
+// Files say I8 of two FP4 values a byte, low half first; they are told by the
+// scales beside them.
+constexpr ScaleTile kFp4Tile = {1, 32};
+ConstTensorView AsFp4(const ConstTensorView& bytes) {
+  return ConstTensorView(bytes.data, DType::kF4E2M1,
+                         {bytes.dim(0), 2 * bytes.dim(1)});
+}
+
+// Scales of an FP8 or FP4 weight, or a complaint.
+void AddScales(const ScaleTile& tile, const std::string& name,
                const TensorMap& tensors, WeightView* weight,
                Complaints* complaints) {
   const auto it = tensors.find(Concat({name, kScaleSuffix}));
-  if (it == tensors.end() || config.fp8_block_rows == 0) {
+  if (it == tensors.end() || tile.rows == 0) {
     complaints->Add(Concat({"tensor ", Quoted(name), ": expected ",
                             Quoted(name + std::string(kScaleSuffix)),
                             " beside an F8 weight, got none"}));
     return;
   }
-  const int64_t rows = config.fp8_block_rows;
-  const int64_t cols = config.fp8_block_cols;
+  const int64_t rows = tile.rows;
+  const int64_t cols = tile.cols;
   const std::vector<int64_t> expected = {
       (weight->out_features() + rows - 1) / rows,
       (weight->in_features() + cols - 1) / cols};
@@ -126,8 +152,8 @@ void AddScales(const ModelConfig& config, const std::string& name,
     return;
   }
   weight->scales = scales;
-  weight->scale_rows = config.fp8_block_rows;
-  weight->scale_cols = config.fp8_block_cols;
+  weight->scale_rows = tile.rows;
+  weight->scale_cols = tile.cols;
 }
 
 // The weights an architecture wants, out of `tensors` in Hugging Face's names.
@@ -152,16 +178,25 @@ absl::StatusOr<std::map<std::string, WeightView, std::less<>>> SelectWeights(
     known.insert(spec.name);
     const auto it = tensors.find(spec.name);
     if (it == tensors.end()) {
+      if (spec.optional) continue;
       complaints.Add(Concat({"tensor ", Quoted(spec.name), ": expected shape ",
                              ShapeString(spec.shape), ", got none"}));
       continue;
     }
-    CheckTensor(spec, it->second, &complaints);
     WeightView weight;
     weight.data = it->second;
-    if (weight.data.dtype == DType::kF8E4M3) {
-      known.insert(Concat({spec.name, kScaleSuffix}));
-      AddScales(config, spec.name, tensors, &weight, &complaints);
+    const std::string scales = Concat({spec.name, kScaleSuffix});
+    const bool fp4 = spec.kind == TensorSpec::Kind::kMatrix &&
+                     weight.data.dtype == DType::kI8 && weight.data.rank == 2 &&
+                     tensors.contains(scales);
+    if (fp4) weight.data = AsFp4(weight.data);
+    CheckTensor(spec, weight.data, &complaints);
+    if (fp4 || weight.data.dtype == DType::kF8E4M3) {
+      known.insert(scales);
+      const ScaleTile tile =
+          fp4 ? kFp4Tile
+              : ScaleTile{config.fp8_block_rows, config.fp8_block_cols};
+      AddScales(tile, spec.name, tensors, &weight, &complaints);
     }
     weights[spec.name] = weight;
   }
@@ -254,7 +289,20 @@ class FolderCheckpoint : public Checkpoint {
     auto folder = SafetensorsFolder::Open(path);
     if (!folder.ok()) return folder.status();
     checkpoint->folder_ = *std::move(folder);
-    auto weights = SelectWeights(path, *config, checkpoint->folder_->tensors());
+    auto architecture = FindArchitecture(path, config->model_type);
+    if (!architecture.ok()) return architecture.status();
+    TensorMap tensors = checkpoint->folder_->tensors();
+    if ((*architecture)->tensor_name != nullptr) {
+      TensorMap renamed;
+      for (const auto& [name, view] : tensors) {
+        if (!renamed.emplace((*architecture)->tensor_name(name), view).second) {
+          return BadField(path, Concat({"tensor ", Quoted(name)}),
+                          "each tensor once", "two names for one");
+        }
+      }
+      tensors = std::move(renamed);
+    }
+    auto weights = SelectWeights(path, *config, tensors);
     if (!weights.ok()) return weights.status();
     checkpoint->config_ = *std::move(config);
     checkpoint->weights_ = *std::move(weights);

@@ -148,6 +148,24 @@ void AddExperts(const ModelConfig& config, const std::string& mlp,
   }
 }
 
+// The first multi-token prediction module: the layer behind the last. Files
+// that leave it out serve as well.
+void AddMtpModule(const ModelConfig& config, std::vector<TensorSpec>* tensors) {
+  const size_t first = tensors->size();
+  const int64_t hidden = config.hidden_size;
+  const std::string layer =
+      Concat({"model.layers.", config.num_hidden_layers, "."});
+  AddFloats(tensors, layer + "enorm.weight", hidden);
+  AddFloats(tensors, layer + "hnorm.weight", hidden);
+  AddMatrix(tensors, layer + "eh_proj.weight", hidden, 2 * hidden);
+  AddFloats(tensors, layer + "shared_head.norm.weight", hidden);
+  AddLatentAttention(config, layer, tensors);
+  AddExperts(config, layer + "mlp.", tensors);
+  for (size_t i = first; i < tensors->size(); ++i) {
+    (*tensors)[i].optional = true;
+  }
+}
+
 }  // namespace
 
 void ReadDeepseekHfConfig(FieldReader& fields, ModelConfig* config) {
@@ -191,11 +209,15 @@ void AddDeepseekTensors(const ModelConfig& config,
       AddMlpTensors(config, layer + "mlp.", config.intermediate_size, tensors);
     }
   }
+  if (config.num_nextn_predict_layers > 0 && config.kv_lora_rank > 0 &&
+      config.n_routed_experts > 0) {
+    AddMtpModule(config, tensors);
+  }
 }
 
 absl::Status ValidateExperts(const std::string& file,
                              const ModelConfig& config) {
-  if (config.kv_lora_rank > 0 && config.qk_rope_head_dim % 2 != 0) {
+  if (config.qk_rope_head_dim % 2 != 0) {
     return BadField(file, "qk_rope_head_dim",
                     "an even number, rotated in pairs",
                     config.qk_rope_head_dim);

@@ -121,8 +121,11 @@ void ReadEosTokens(FieldReader& fields, ModelConfig* config) {
 void ReadCommon(FieldReader& fields, ModelConfig* config) {
   config->vocab_size = fields.Int("vocab_size", 1, kMaxVocabSize);
   config->hidden_size = fields.Int("hidden_size", 1, kMaxHiddenSize);
+  // Absent where every layer has experts.
   config->intermediate_size =
-      fields.Int("intermediate_size", 1, kMaxIntermediateSize);
+      fields.Get("compress_ratios").is_null()
+          ? fields.Int("intermediate_size", 1, kMaxIntermediateSize)
+          : fields.Int("intermediate_size", 0, kMaxIntermediateSize, 0);
   config->num_hidden_layers = fields.Int("num_hidden_layers", 1, kMaxLayers);
   config->num_attention_heads = fields.Int("num_attention_heads", 1, kMaxHeads);
   config->num_key_value_heads = fields.Int("num_key_value_heads", 1, kMaxHeads,

@@ -33,7 +33,12 @@ enum class TopkMethod : uint8_t {
   kGroupLimitedGreedy,  // groups by their best score (DeepSeek-V2)
   kNoauxTc,             // groups by their two best biased scores (V3)
 };
-enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid };
+enum class ScoringFunc : uint8_t { kSoftmax, kSigmoid, kSqrtSoftplus };
+
+// DeepSeek-V4's compress_ratios besides 0: windows that overlap and are chosen
+// by an indexer (CSA), and long ones that are all read (HCA).
+inline constexpr int32_t kOverlapRatio = 4;
+inline constexpr int32_t kLongRatio = 128;
 
 struct ModelConfig {
   std::string model_type;  // "llama", "qwen2", "qwen3", ...
@@ -89,7 +94,18 @@ struct ModelConfig {
   int64_t index_n_heads = 0;
   int64_t index_head_dim = 0;
   int64_t index_topk = 0;
-  int64_t num_nextn_predict_layers = 0;  // their tensors are not read
+  // DeepSeek-V4; hc_mult is 0 in all others.
+  int64_t hc_mult = 0;  // residual streams
+  int64_t hc_sinkhorn_iters = 0;
+  float hc_eps = 0;
+  int64_t o_groups = 0;
+  int64_t o_lora_rank = 0;
+  int64_t sliding_window = 0;
+  std::vector<int32_t> compress_ratios;  // of each layer, at least
+  double compress_rope_theta = 0;        // of layers with a ratio
+  int64_t num_hash_layers = 0;           // first ones: experts by token id
+  float swiglu_limit = 0;                // 0: none
+  int64_t num_nextn_predict_layers = 0;  // read only when asked for
   std::vector<int32_t> eos_token_ids;    // may be empty
   int32_t bos_token_id = -1;             // -1: none
   std::string torch_dtype;               // as stored: "bfloat16", "Q4_1", ...
@@ -98,6 +114,7 @@ struct ModelConfig {
     return n_routed_experts > 0 && layer >= first_k_dense_replace &&
            layer % moe_layer_freq == 0;
   }
+  bool is_hash_layer(int64_t layer) const { return layer < num_hash_layers; }
 };
 
 }  // namespace shoal

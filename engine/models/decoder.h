@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string_view>
 
 #include "absl/status/status.h"
@@ -17,10 +18,18 @@
 
 namespace shoal {
 
+// How multi-head latent attention computes: in the latent space (absorbed), or
+// from keys and values expanded out of it. Equal but for rounding.
+enum class MlaForm : uint8_t { kAuto, kAbsorbed, kExpanded };
+
 struct DecoderOptions {
   Precision precision = Precision::kFast;
   DType kv_cache_dtype = DType::kBF16;  // f32, bf16 or f16
   int32_t max_tokens_per_step = 0;      // REQUIRES: > 0; sizes the workspace
+  // Keys a token attends to in models that choose them: the smaller of this and
+  // the model's own number; 0: the latter.
+  int32_t index_topk = 0;
+  MlaForm mla_form = MlaForm::kAuto;  // kAuto: the cheaper one of each chunk
 };
 
 // Called while weights are repacked: fraction in [0, 1] and what is being done.
@@ -46,6 +55,14 @@ class Decoder {
   // into out [count, vocab_size]: in pieces, so that memory stays bounded
   // however many prompt positions are asked for.
   virtual absl::Status Logits(int32_t first, int32_t count, float* out) = 0;
+
+  // Final hidden states of the last Forward's logits_rows, after the last norm:
+  // [logits_rows, hidden_size]. Valid until the next Forward.
+  virtual const float* hidden_states() const = 0;
+
+  // How often each expert of a layer was chosen since the start; empty for a
+  // layer without experts.
+  virtual std::span<const uint64_t> expert_load(int layer) const = 0;
 };
 
 // Builds the decoder of checkpoint.config().model_type. The checkpoint must

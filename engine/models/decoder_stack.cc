@@ -1,7 +1,7 @@
 #include "engine/models/decoder_stack.h"
 
 #include <algorithm>
-#include <cstring>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,9 +10,39 @@
 #include "engine/models/gqa_attention.h"
 #include "engine/models/mla_attention.h"
 #include "engine/models/moe_mlp.h"
+#include "engine/models/v4_attention.h"
 #include "kernels/check.h"
 
 namespace shoal {
+
+namespace {
+
+// The options that make another model of the same weights.
+ModelConfig WithOptions(ModelConfig config, const DecoderOptions& options) {
+  if (config.index_topk > 0 && options.index_topk > 0) {
+    config.index_topk =
+        std::min<int64_t>(config.index_topk, options.index_topk);
+  }
+  return config;
+}
+
+int32_t RotaryDim(const ModelConfig& config) {
+  return static_cast<int32_t>(
+      config.qk_rope_head_dim > 0 ? config.qk_rope_head_dim : config.head_dim);
+}
+
+// DeepSeek-V4 scales rotation in its compressed layers only, which have a theta
+// of their own.
+ModelConfig PlainRope(ModelConfig config) {
+  if (config.hc_mult > 0) config.rope_scaling = RopeScaling();
+  return config;
+}
+ModelConfig CompressRope(ModelConfig config) {
+  if (config.hc_mult > 0) config.rope_theta = config.compress_rope_theta;
+  return config;
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<Decoder>> MakeDecoder(
     const Checkpoint& checkpoint, const DecoderOptions& options,
@@ -22,13 +52,12 @@ absl::StatusOr<std::unique_ptr<Decoder>> MakeDecoder(
 
 DecoderStack::DecoderStack(const ModelConfig& config,
                            const DecoderOptions& options, KernelTable& kernels)
-    : config_(config),
+    : config_(WithOptions(config, options)),
       options_(options),
       kernels_(kernels),
-      cache_layout_(MakeCacheLayout(config, options.kv_cache_dtype)),
-      rope_(config, static_cast<int32_t>(config.kv_lora_rank > 0
-                                             ? config.qk_rope_head_dim
-                                             : config.head_dim)) {
+      cache_layout_(MakeCacheLayout(config_, options.kv_cache_dtype)),
+      rope_(PlainRope(config_), RotaryDim(config_)),
+      compress_rope_(CompressRope(config_), RotaryDim(config_)) {
   SHOAL_CHECK(options.max_tokens_per_step > 0);
 }
 
@@ -43,6 +72,10 @@ absl::StatusOr<std::unique_ptr<Decoder>> DecoderStack::Create(
   stack->lm_head_ = loader.Matrix(checkpoint.Contains("lm_head.weight")
                                       ? "lm_head.weight"
                                       : "model.embed_tokens.weight");
+  if (stack->config_.hc_mult > 0) {
+    stack->head_connection_ = std::make_unique<HyperConnection>(
+        stack->config_, "model.hc_head", loader);
+  }
   stack->LoadLayers(loader, progress);
   if (!loader.status().ok()) return loader.status();
   stack->weight_bytes_ = loader.bytes();
@@ -54,8 +87,13 @@ absl::StatusOr<std::unique_ptr<Decoder>> DecoderStack::Create(
 std::unique_ptr<Block> DecoderStack::MakeAttention(int layer,
                                                    const std::string& prefix,
                                                    WeightLoader& loader) const {
+  if (config_.hc_mult > 0) {
+    return std::make_unique<V4Attention>(config_, compress_rope_, layer, prefix,
+                                         loader);
+  }
   if (config_.kv_lora_rank > 0) {
-    return std::make_unique<MlaAttention>(config_, layer, prefix, loader);
+    return std::make_unique<MlaAttention>(config_, options_.mla_form, layer,
+                                          prefix, loader);
   }
   return std::make_unique<GqaAttention>(config_, layer, prefix, loader);
 }
@@ -64,7 +102,7 @@ std::unique_ptr<Block> DecoderStack::MakeMlp(int layer,
                                              const std::string& prefix,
                                              WeightLoader& loader) const {
   if (config_.is_moe_layer(layer)) {
-    return std::make_unique<MoeMlp>(config_, prefix, loader);
+    return std::make_unique<MoeMlp>(config_, layer, prefix, loader);
   }
   return std::make_unique<DenseMlp>(config_, prefix, loader);
 }
@@ -72,39 +110,52 @@ std::unique_ptr<Block> DecoderStack::MakeMlp(int layer,
 void DecoderStack::LoadLayers(WeightLoader& loader,
                               const LoadProgress& progress) {
   const auto count = static_cast<int>(config_.num_hidden_layers);
-  layers_.resize(count);
   for (int i = 0; i < count && loader.status().ok(); ++i) {
     if (progress) progress(static_cast<double>(i) / count, "packing weights");
-    const std::string prefix = absl::StrCat("model.layers.", i, ".");
-    Layer& layer = layers_[i];
-    layer.input_norm = loader.Floats(prefix + "input_layernorm.weight");
-    layer.attention = MakeAttention(i, prefix + "self_attn.", loader);
-    layer.post_attention_norm =
-        loader.Floats(prefix + "post_attention_layernorm.weight");
-    layer.mlp = MakeMlp(i, prefix + "mlp.", loader);
+    LoadLayer(i, loader);
   }
   if (progress) progress(1, "packing weights");
+}
+
+void DecoderStack::LoadLayer(int layer, WeightLoader& loader) {
+  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+  const auto connection = [&](const char* name) {
+    return config_.hc_mult > 0 ? std::make_unique<HyperConnection>(
+                                     config_, prefix + name, loader)
+                               : nullptr;
+  };
+  SubLayer& attention = sub_layers_.emplace_back();
+  attention.norm = loader.Floats(prefix + "input_layernorm.weight");
+  attention.block = MakeAttention(layer, prefix + "self_attn.", loader);
+  attention.connection = connection("hc_attn");
+  SubLayer& mlp = sub_layers_.emplace_back();
+  mlp.norm = loader.Floats(prefix + "post_attention_layernorm.weight");
+  mlp.block = MakeMlp(layer, prefix + "mlp.", loader);
+  mlp.connection = connection("hc_ffn");
 }
 
 absl::Status DecoderStack::AllocateWorkspace() {
   const int64_t tokens = options_.max_tokens_per_step;
   const int64_t half = rope_.rotary_dim() / 2;
+  const int64_t streams = std::max<int64_t>(1, config_.hc_mult);
   int64_t scratch = 0;
-  for (const Layer& layer : layers_) {
-    scratch = std::max({scratch, layer.attention->ScratchFloats(tokens),
-                        layer.mlp->ScratchFloats(tokens)});
+  for (const SubLayer& sub_layer : sub_layers_) {
+    scratch = std::max(scratch, sub_layer.block->ScratchFloats(tokens));
+    if (sub_layer.connection != nullptr) {
+      scratch = std::max(scratch, sub_layer.connection->ScratchFloats(tokens));
+    }
   }
   const int64_t floats =
-      tokens * (2 * config_.hidden_size + 2 * half) + scratch;
+      tokens * ((streams + 2) * config_.hidden_size + 4 * half) + scratch;
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> buffer =
       kernels_.Allocate(floats * static_cast<int64_t>(sizeof(float)));
   if (!buffer.ok()) return buffer.status();
   workspace_ = *std::move(buffer);
   hidden_ = static_cast<float*>(workspace_->data());
-  normed_ = hidden_ + tokens * config_.hidden_size;
-  cos_ = normed_ + tokens * config_.hidden_size;
-  sin_ = cos_ + tokens * half;
-  scratch_ = sin_ + tokens * half;
+  normed_ = hidden_ + tokens * streams * config_.hidden_size;
+  mixed_ = normed_ + tokens * config_.hidden_size;
+  angles_ = mixed_ + tokens * config_.hidden_size;
+  scratch_ = angles_ + tokens * 4 * half;
   return absl::OkStatus();
 }
 
@@ -115,24 +166,71 @@ void DecoderStack::Norm(const float* in, const std::vector<float>& weight,
                     config_.rms_norm_eps});
 }
 
+absl::Status DecoderStack::RunSubLayer(const StepContext& step,
+                                       SubLayer& sub_layer) {
+  const int64_t num_tokens = step.batch.num_tokens();
+  if (sub_layer.connection == nullptr) {
+    Norm(hidden_, sub_layer.norm, num_tokens, normed_);
+    return sub_layer.block->Forward(step, normed_, hidden_);
+  }
+  sub_layer.connection->Mix(kernels_, hidden_, num_tokens, scratch_, mixed_);
+  Norm(mixed_, sub_layer.norm, num_tokens, normed_);
+  // Blocks add to what they are given.
+  kernels_.Zero(mixed_, num_tokens * config_.hidden_size);
+  absl::Status status = sub_layer.block->Forward(step, normed_, mixed_);
+  if (status.ok()) {
+    sub_layer.connection->Expand(kernels_, mixed_, num_tokens, hidden_);
+  }
+  return status;
+}
+
+// The embedding fills every stream of the residual.
+void DecoderStack::Embed(const StepBatch& batch) {
+  const int64_t num_tokens = batch.num_tokens();
+  const int64_t streams = config_.hc_mult;
+  EmbeddingParams embedding = {embed_tokens_, batch.token_ids.data(),
+                               num_tokens, streams > 0 ? mixed_ : hidden_};
+  kernels_.Embedding(embedding);
+  if (streams == 0) return;
+  from_rows_.resize(num_tokens * streams);
+  to_rows_.resize(num_tokens * streams);
+  std::iota(to_rows_.begin(), to_rows_.end(), 0);
+  for (const int32_t row : to_rows_) {
+    from_rows_[row] = row / static_cast<int32_t>(streams);
+  }
+  const int64_t width = config_.hidden_size;
+  kernels_.CopyRows(
+      {ConstTensorView(mixed_, DType::kF32, {num_tokens, width}),
+       TensorView(hidden_, DType::kF32, {num_tokens * streams, width}),
+       from_rows_.data(), to_rows_.data(), num_tokens * streams});
+}
+
 absl::Status DecoderStack::Forward(const StepBatch& batch, PagedCache& cache) {
   const int64_t num_tokens = batch.num_tokens();
   SHOAL_CHECK(num_tokens > 0 && num_tokens <= options_.max_tokens_per_step);
-  kernels_.Embedding(
-      {embed_tokens_, batch.token_ids.data(), num_tokens, hidden_});
-  rope_.Fill(batch.positions, cos_, sin_);
-  const StepContext step = {batch, cache, kernels_, cos_, sin_, scratch_};
-  for (Layer& layer : layers_) {
-    Norm(hidden_, layer.input_norm, num_tokens, normed_);
-    absl::Status status = layer.attention->Forward(step, normed_, hidden_);
+  Embed(batch);
+  const int64_t angles = num_tokens * rope_.rotary_dim() / 2;
+  float* cos = angles_;
+  rope_.Fill(batch.positions, cos, cos + angles);
+  StepContext step = {batch, cache,   kernels_, {cos, cos + angles},
+                      {},    scratch_};
+  if (config_.hc_mult > 0) {
+    float* compressed = cos + 2 * angles;
+    compress_rope_.Fill(batch.positions, compressed, compressed + angles);
+    step.compress_rope = {compressed, compressed + angles};
+  }
+  for (SubLayer& sub_layer : sub_layers_) {
+    absl::Status status = RunSubLayer(step, sub_layer);
     if (!status.ok()) return status;
-    Norm(hidden_, layer.post_attention_norm, num_tokens, normed_);
-    status = layer.mlp->Forward(step, normed_, hidden_);
-    if (!status.ok()) return status;
+  }
+  const float* last = hidden_;
+  if (head_connection_ != nullptr) {
+    head_connection_->Mix(kernels_, hidden_, num_tokens, scratch_, mixed_);
+    last = mixed_;
   }
   num_logits_rows_ = static_cast<int32_t>(batch.logits_rows.size());
   for (int32_t i = 0; i < num_logits_rows_; ++i) {
-    Norm(hidden_ + batch.logits_rows[i] * config_.hidden_size, final_norm_, 1,
+    Norm(last + batch.logits_rows[i] * config_.hidden_size, final_norm_, 1,
          normed_ + i * config_.hidden_size);
   }
   return kernels_.Synchronize();

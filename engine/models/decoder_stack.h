@@ -1,5 +1,6 @@
 // DecoderStack is the one skeleton of every model: embedding, layers of two
-// blocks around a residual stream, final norm, logits. What a layer's blocks
+// blocks around a residual (one stream, or several with hyper-connections),
+// final norm, logits. What a layer's blocks
 // are, and what they keep in the cache, is decided where it is built.
 #pragma once
 
@@ -9,6 +10,7 @@
 
 #include "engine/models/block.h"
 #include "engine/models/decoder.h"
+#include "engine/models/hyper_connection.h"
 #include "engine/models/rope.h"
 #include "engine/models/weight_loader.h"
 
@@ -28,13 +30,17 @@ class DecoderStack : public Decoder {
   int64_t workspace_bytes() const override { return workspace_->bytes(); }
   absl::Status Forward(const StepBatch& batch, PagedCache& cache) override;
   absl::Status Logits(int32_t first, int32_t count, float* out) override;
+  const float* hidden_states() const override { return normed_; }
+  std::span<const uint64_t> expert_load(int layer) const override {
+    return sub_layers_[2 * layer + 1].block->expert_load();
+  }
 
  private:
-  struct Layer {
-    std::vector<float> input_norm;
-    std::unique_ptr<Block> attention;
-    std::vector<float> post_attention_norm;
-    std::unique_ptr<Block> mlp;
+  // Half a layer: attention or MLP.
+  struct SubLayer {
+    std::vector<float> norm;
+    std::unique_ptr<Block> block;
+    std::unique_ptr<HyperConnection> connection;  // nullptr: a plain residual
   };
 
   DecoderStack(const ModelConfig& config, const DecoderOptions& options,
@@ -45,7 +51,10 @@ class DecoderStack : public Decoder {
   std::unique_ptr<Block> MakeMlp(int layer, const std::string& prefix,
                                  WeightLoader& loader) const;
   void LoadLayers(WeightLoader& loader, const LoadProgress& progress);
+  void LoadLayer(int layer, WeightLoader& loader);
+  absl::Status RunSubLayer(const StepContext& step, SubLayer& sub_layer);
   absl::Status AllocateWorkspace();
+  void Embed(const StepBatch& batch);
   void Norm(const float* in, const std::vector<float>& weight, int64_t rows,
             float* out);
 
@@ -54,20 +63,23 @@ class DecoderStack : public Decoder {
   KernelTable& kernels_;
   CacheLayout cache_layout_;
   RotaryEmbedding rope_;
+  RotaryEmbedding compress_rope_;  // of DeepSeek-V4's compressed layers
   WeightView embed_tokens_;
-  std::vector<Layer> layers_;
+  std::vector<SubLayer> sub_layers_;  // two a layer
+  std::unique_ptr<HyperConnection> head_connection_;
   std::vector<float> final_norm_;
   std::unique_ptr<PackedMatrix> lm_head_;
   int64_t weight_bytes_ = 0;
 
   // Parts of workspace_, [max_tokens_per_step, ...] each.
   std::unique_ptr<DeviceBuffer> workspace_;
-  float* hidden_ = nullptr;  // [.., hidden_size], the residual stream
-  float* normed_ = nullptr;  // like hidden_; after Forward: rows for Logits
-  float* cos_ = nullptr;     // [.., rotary_dim / 2]
-  float* sin_ = nullptr;
+  float* hidden_ = nullptr;  // [.., max(1, hc_mult), hidden_size], residual
+  float* normed_ = nullptr;  // [.., hidden_size]; after Forward: for Logits
+  float* mixed_ = nullptr;   // like normed_; with hyper-connections
+  float* angles_ = nullptr;  // cos, sin and those of compress_rope_
   float* scratch_ = nullptr;
   int32_t num_logits_rows_ = 0;
+  std::vector<int32_t> from_rows_, to_rows_;  // of Embed()
 };
 
 }  // namespace shoal

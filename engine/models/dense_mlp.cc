@@ -11,7 +11,8 @@ const float* DataOrNull(const std::vector<float>& values) {
 
 DenseMlp::DenseMlp(const ModelConfig& config, const std::string& prefix,
                    WeightLoader& loader)
-    : gate_proj_(loader.Matrix(prefix + "gate_proj.weight")),
+    : swiglu_limit_(config.swiglu_limit),
+      gate_proj_(loader.Matrix(prefix + "gate_proj.weight")),
       up_proj_(loader.Matrix(prefix + "up_proj.weight")),
       down_proj_(loader.Matrix(prefix + "down_proj.weight")) {
   if (config.mlp_bias) {
@@ -36,7 +37,7 @@ absl::Status DenseMlp::Forward(const StepContext& step, const float* x,
       {gate_proj_.get(), DataOrNull(gate_bias_), gate},
       {up_proj_.get(), DataOrNull(up_bias_), up}};
   step.kernels.Linear({x, num_tokens, gate_proj_->in_features(), gate_up});
-  step.kernels.SiluMul({gate, up, gate, num_tokens, width});
+  step.kernels.SiluMul({gate, up, gate, num_tokens, width, swiglu_limit_});
   const LinearPart down[] = {{down_proj_.get(), DataOrNull(down_bias_),
                               residual, /*accumulate=*/true}};
   step.kernels.Linear({gate, num_tokens, width, down});

@@ -22,6 +22,7 @@ class DenseMlp : public Block {
   int64_t ScratchFloats(int64_t num_tokens) const override;
 
  private:
+  const float swiglu_limit_;
   std::unique_ptr<PackedMatrix> gate_proj_, up_proj_, down_proj_;
   std::vector<float> gate_bias_, up_bias_, down_bias_;  // empty: none
 };

@@ -64,8 +64,8 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
     }
     RopeParams rope;
     rope.x = heads;
-    rope.cos = step.cos;
-    rope.sin = step.sin;
+    rope.cos = step.rope.cos;
+    rope.sin = step.rope.sin;
     rope.num_tokens = num_tokens;
     rope.num_heads = static_cast<int32_t>(count);
     rope.head_dim = static_cast<int32_t>(head_dim);

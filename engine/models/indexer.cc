@@ -28,8 +28,8 @@ void Indexer::Rotate(const StepContext& step, float* rows,
                      int64_t heads) const {
   RopeParams rope;
   rope.x = rows;
-  rope.cos = step.cos;
-  rope.sin = step.sin;
+  rope.cos = step.rope.cos;
+  rope.sin = step.rope.sin;
   rope.num_tokens = step.batch.num_tokens();
   rope.num_heads = static_cast<int32_t>(heads);
   rope.head_dim = static_cast<int32_t>(config_.index_head_dim);

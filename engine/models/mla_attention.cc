@@ -26,9 +26,28 @@ float MlaSoftmaxScale(const ModelConfig& config) {
   return static_cast<float>(scale);
 }
 
-MlaAttention::MlaAttention(const ModelConfig& config, int layer,
+bool ExpandedMlaIsCheaper(const ModelConfig& config, int64_t q_len,
+                          int64_t context_len) {
+  const int64_t rank = config.kv_lora_rank;
+  const int64_t rope = config.qk_rope_head_dim;
+  const int64_t nope = config.qk_nope_head_dim;
+  const int64_t value = config.v_head_dim;
+  // Of one head. A token sees half of its own chunk on average.
+  const int64_t pairs = q_len * (context_len - q_len / 2);
+  const int64_t absorbed =
+      pairs * (2 * rank + rope) + q_len * rank * (nope + value);
+  // Laying the head's weights out takes about as long as expanding one row.
+  const int64_t expanded = pairs * (nope + rope + value) +
+                           (context_len + 1) * rank * (nope + value);
+  return expanded < absorbed;
+}
+
+MlaAttention::MlaAttention(const ModelConfig& config, MlaForm form, int layer,
                            const std::string& prefix, WeightLoader& loader)
-    : config_(config), layer_(layer), scale_(MlaSoftmaxScale(config)) {
+    : config_(config),
+      form_(form),
+      layer_(layer),
+      scale_(MlaSoftmaxScale(config)) {
   if (config.q_lora_rank > 0) {
     q_a_proj_ = loader.Matrix(prefix + "q_a_proj.weight");
     q_a_norm_ = loader.Floats(prefix + "q_a_layernorm.weight");
@@ -91,21 +110,69 @@ int64_t MlaAttention::ScratchFloats(int64_t num_tokens) const {
          indexer_->ScratchFloats(num_tokens);
 }
 
-// q and out in the latent's space: [num_tokens, heads, row] and [.., rank].
-void MlaAttention::AttendAll(const StepContext& step, const float* q,
-                             float* out) {
+bool MlaAttention::Expands(const StepBatch& batch, int32_t seq) const {
+  if (form_ != MlaForm::kAuto) return form_ == MlaForm::kExpanded;
+  return ExpandedMlaIsCheaper(
+      config_, batch.cu_seqlens_q[seq + 1] - batch.cu_seqlens_q[seq],
+      batch.context_lens[seq]);
+}
+
+// q into the latent's space.
+void MlaAttention::Absorb(const StepContext& step, const Rows& rows,
+                          const Run& run) {
+  const int64_t heads = config_.num_attention_heads;
+  const int64_t q_dim = config_.qk_nope_head_dim + config_.qk_rope_head_dim;
+  const int64_t row = config_.kv_lora_rank + config_.qk_rope_head_dim;
+  const int64_t first = step.batch.cu_seqlens_q[run.first];
+  HeadLinearParams absorb;
+  absorb.in = rows.q + first * heads * q_dim;
+  absorb.in_token_stride = heads * q_dim;
+  absorb.in_head_stride = q_dim;
+  absorb.weights = k_weights_;
+  absorb.num_tokens = step.batch.cu_seqlens_q[run.last] - first;
+  absorb.tail = config_.qk_rope_head_dim;
+  absorb.out = rows.absorbed + first * heads * row;
+  absorb.out_token_stride = heads * row;
+  absorb.out_head_stride = row;
+  step.kernels.HeadLinear(absorb);
+}
+
+// What was attended in the latent's space out of it.
+void MlaAttention::ExpandValues(const StepContext& step, const Rows& rows,
+                                const Run& run) {
+  const int64_t heads = config_.num_attention_heads;
+  const int64_t rank = config_.kv_lora_rank;
+  const int64_t v_width = heads * config_.v_head_dim;
+  const int64_t first = step.batch.cu_seqlens_q[run.first];
+  HeadLinearParams expand;
+  expand.in = rows.attended + first * heads * rank;
+  expand.in_token_stride = heads * rank;
+  expand.in_head_stride = rank;
+  expand.weights = v_weights_;
+  expand.num_tokens = step.batch.cu_seqlens_q[run.last] - first;
+  expand.out = rows.values + first * v_width;
+  expand.out_token_stride = v_width;
+  expand.out_head_stride = config_.v_head_dim;
+  step.kernels.HeadLinear(expand);
+}
+
+void MlaAttention::AttendAbsorbed(const StepContext& step, const Rows& rows,
+                                  const Run& run) {
+  Absorb(step, rows, run);
+  const StepBatch& batch = step.batch;
   const TensorView cache = step.cache.tensor(0, layer_);
   PagedAttentionParams attention;
-  attention.q = q;
-  attention.cu_seqlens_q = step.batch.cu_seqlens_q.data();
-  attention.context_lens = step.batch.context_lens.data();
-  attention.block_tables = step.batch.block_tables.data();
+  attention.q = rows.absorbed;
+  attention.cu_seqlens_q = batch.cu_seqlens_q.data() + run.first;
+  attention.context_lens = batch.context_lens.data() + run.first;
+  attention.block_tables =
+      batch.block_tables.data() + int64_t{run.first} * batch.max_blocks;
   attention.k_cache = ConstTensorView(
       cache.data, cache.dtype, {cache.dim(0), cache.dim(1), 1, cache.dim(2)});
   attention.v_cache = attention.k_cache;
-  attention.out = out;
-  attention.num_seqs = step.batch.num_seqs();
-  attention.max_blocks = step.batch.max_blocks;
+  attention.out = rows.attended;
+  attention.num_seqs = run.last - run.first;
+  attention.max_blocks = batch.max_blocks;
   attention.block_size = step.cache.block_size();
   attention.num_heads = static_cast<int32_t>(config_.num_attention_heads);
   attention.num_kv_heads = 1;
@@ -113,26 +180,66 @@ void MlaAttention::AttendAll(const StepContext& step, const float* q,
   attention.v_dim = static_cast<int32_t>(config_.kv_lora_rank);
   attention.scale = scale_;
   step.kernels.PagedAttention(attention);
+  ExpandValues(step, rows, run);
 }
 
-void MlaAttention::AttendSelected(const StepContext& step, const float* q,
+void MlaAttention::AttendExpanded(const StepContext& step, const Rows& rows,
+                                  const Run& run) {
+  const StepBatch& batch = step.batch;
+  LatentAttentionParams attention;
+  attention.q = rows.q;
+  attention.k_weights = k_weights_;
+  attention.v_weights = v_weights_;
+  attention.cu_seqlens_q = batch.cu_seqlens_q.data() + run.first;
+  attention.context_lens = batch.context_lens.data() + run.first;
+  attention.block_tables =
+      batch.block_tables.data() + int64_t{run.first} * batch.max_blocks;
+  attention.cache = step.cache.tensor(0, layer_);
+  attention.out = rows.values;
+  attention.num_seqs = run.last - run.first;
+  attention.max_blocks = batch.max_blocks;
+  attention.rope_dim = static_cast<int32_t>(config_.qk_rope_head_dim);
+  attention.scale = scale_;
+  step.kernels.LatentAttention(attention);
+}
+
+void MlaAttention::AttendAll(const StepContext& step, const Rows& rows) {
+  const int32_t num_seqs = step.batch.num_seqs();
+  for (Run run; run.first < num_seqs; run.first = run.last) {
+    const bool expands = Expands(step.batch, run.first);
+    run.last = run.first + 1;
+    while (run.last < num_seqs && Expands(step.batch, run.last) == expands) {
+      ++run.last;
+    }
+    if (expands) {
+      AttendExpanded(step, rows, run);
+    } else {
+      AttendAbsorbed(step, rows, run);
+    }
+  }
+}
+
+void MlaAttention::AttendSelected(const StepContext& step, const Rows& rows,
                                   const int32_t* slots,
-                                  const int32_t* num_selected, float* out) {
+                                  const int32_t* num_selected) {
+  const Run all = {0, step.batch.num_seqs()};
+  Absorb(step, rows, all);
   const TensorView cache = step.cache.tensor(0, layer_);
   const KeySource chosen[] = {
       {ConstTensorView(cache.data, cache.dtype,
                        {cache.dim(0) * cache.dim(1), cache.dim(2)}),
        slots, num_selected, static_cast<int32_t>(config_.index_topk)}};
   SparseAttentionParams attention;
-  attention.q = q;
+  attention.q = rows.absorbed;
   attention.sources = chosen;
-  attention.out = out;
+  attention.out = rows.attended;
   attention.num_tokens = step.batch.num_tokens();
   attention.num_heads = static_cast<int32_t>(config_.num_attention_heads);
   attention.head_dim = static_cast<int32_t>(cache.dim(2));
   attention.v_dim = static_cast<int32_t>(config_.kv_lora_rank);
   attention.scale = scale_;
   step.kernels.SparseAttention(attention);
+  ExpandValues(step, rows, all);
 }
 
 absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
@@ -170,8 +277,8 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
   const auto rotate = [&](float* rows, int64_t count, int64_t dim) {
     RopeParams rope;
     rope.x = rows;
-    rope.cos = step.cos;
-    rope.sin = step.sin;
+    rope.cos = step.rope.cos;
+    rope.sin = step.rope.sin;
     rope.num_tokens = num_tokens;
     rope.num_heads = static_cast<int32_t>(count);
     rope.head_dim = static_cast<int32_t>(dim);
@@ -191,44 +298,23 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
       {latent, step.batch.slot_mapping.data(), num_tokens, row, row,
        TensorView(cache.data, cache.dtype, {num_blocks * block_size, row})});
 
-  HeadLinearParams absorb;
-  absorb.in = q;
-  absorb.in_token_stride = heads * q_dim;
-  absorb.in_head_stride = q_dim;
-  absorb.weights = k_weights_;
-  absorb.num_tokens = num_tokens;
-  absorb.tail = rope_dim;
-  absorb.out = absorbed;
-  absorb.out_token_stride = heads * row;
-  absorb.out_head_stride = row;
-  kernels.HeadLinear(absorb);
-
+  const Rows rows = {q, absorbed, attended, values};
   const auto longest = std::max_element(step.batch.context_lens.begin(),
                                         step.batch.context_lens.end());
+  float* rest = values + num_tokens * v_width;
   if (indexer_ == nullptr) {
-    AttendAll(step, absorbed, attended);
+    AttendAll(step, rows);
   } else if (*longest <= config_.index_topk) {
-    indexer_->CacheKeys(step, x, values + num_tokens * v_width);
-    AttendAll(step, absorbed, attended);
+    indexer_->CacheKeys(step, x, rest);
+    AttendAll(step, rows);
   } else {
-    auto* slots = reinterpret_cast<int32_t*>(values + num_tokens * v_width);
+    auto* slots = reinterpret_cast<int32_t*>(rest);
     int32_t* num_selected = slots + num_tokens * config_.index_topk;
     indexer_->Select(step, x, q_latent,
                      reinterpret_cast<float*>(num_selected + num_tokens), slots,
                      num_selected);
-    AttendSelected(step, absorbed, slots, num_selected, attended);
+    AttendSelected(step, rows, slots, num_selected);
   }
-
-  HeadLinearParams expand;
-  expand.in = attended;
-  expand.in_token_stride = heads * rank;
-  expand.in_head_stride = rank;
-  expand.weights = v_weights_;
-  expand.num_tokens = num_tokens;
-  expand.out = values;
-  expand.out_token_stride = v_width;
-  expand.out_head_stride = config_.v_head_dim;
-  kernels.HeadLinear(expand);
 
   const LinearPart out[] = {
       {o_proj_.get(), nullptr, residual, /*accumulate=*/true}};

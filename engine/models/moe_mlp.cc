@@ -6,12 +6,17 @@
 
 namespace shoal {
 
-MoeMlp::MoeMlp(const ModelConfig& config, const std::string& prefix,
+MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
                WeightLoader& loader)
     : config_(config),
       router_(loader.ExactMatrix(prefix + "gate.weight")),
       correction_bias_(
-          loader.OptionalFloats(prefix + "gate.e_score_correction_bias")) {
+          loader.OptionalFloats(prefix + "gate.e_score_correction_bias")),
+      load_(config.n_routed_experts) {
+  if (config.is_hash_layer(layer)) {
+    token_experts_ =
+        loader.Ids(prefix + "gate.tid2eid", config.n_routed_experts);
+  }
   const auto load = [&](const std::string& name) {
     matrices_.push_back(loader.Matrix(name));
     return matrices_.back().get();
@@ -32,7 +37,7 @@ MoeMlp::MoeMlp(const ModelConfig& config, const std::string& prefix,
 int64_t MoeMlp::ScratchFloats(int64_t num_tokens) const {
   // Ids are as large as floats.
   const int64_t routing =
-      num_tokens * (config_.n_routed_experts + 2 * config_.num_experts_per_tok);
+      num_tokens * (config_.n_routed_experts + 3 * config_.num_experts_per_tok);
   return std::max(routing,
                   shared_ == nullptr ? 0 : shared_->ScratchFloats(num_tokens));
 }
@@ -44,6 +49,8 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
   float* logits = step.scratch;
   float* weights = logits + num_tokens * config_.n_routed_experts;
   auto* ids = reinterpret_cast<int32_t*>(weights + num_tokens * top_k);
+
+  int32_t* forced = ids + num_tokens * top_k;
 
   const LinearPart router[] = {{router_.get(), nullptr, logits}};
   step.kernels.Linear({x, num_tokens, config_.hidden_size, router});
@@ -60,15 +67,31 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
   route.group_score = config_.topk_method == TopkMethod::kNoauxTc
                           ? GroupScore::kTopTwoSum
                           : GroupScore::kMax;
-  route.scoring = config_.scoring_func == ScoringFunc::kSigmoid
-                      ? RouterScoring::kSigmoid
-                      : RouterScoring::kSoftmax;
+  switch (config_.scoring_func) {
+    case ScoringFunc::kSoftmax:
+      route.scoring = RouterScoring::kSoftmax;
+      break;
+    case ScoringFunc::kSigmoid:
+      route.scoring = RouterScoring::kSigmoid;
+      break;
+    case ScoringFunc::kSqrtSoftplus:
+      route.scoring = RouterScoring::kSqrtSoftplus;
+      break;
+  }
+  if (!token_experts_.empty()) {
+    for (int64_t t = 0; t < num_tokens; ++t) {
+      std::copy_n(token_experts_.data() + step.batch.token_ids[t] * top_k,
+                  top_k, forced + t * top_k);
+    }
+    route.forced_ids = forced;
+  }
   route.norm_topk_prob = config_.norm_topk_prob;
   route.routed_scaling_factor =
       static_cast<float>(config_.routed_scaling_factor);
   route.expert_ids = ids;
   route.expert_weights = weights;
   step.kernels.MoeRoute(route);
+  for (int64_t i = 0; i < num_tokens * top_k; ++i) ++load_[ids[i]];
 
   MoeExpertsParams experts;
   experts.in = x;
@@ -79,6 +102,7 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
   experts.top_k = top_k;
   experts.hidden_size = config_.hidden_size;
   experts.intermediate_size = config_.moe_intermediate_size;
+  experts.swiglu_limit = config_.swiglu_limit;
   experts.out = residual;
   step.kernels.MoeExperts(experts);
   return shared_ == nullptr ? absl::OkStatus()

@@ -1,5 +1,6 @@
-// Mixture of experts of DeepSeek V1 to V3: a router in f32 picks experts for
-// each token; the shared experts, one fused MLP, see every token.
+// Mixture of experts of the DeepSeek family: a router in f32 picks experts for
+// each token, or in V4's first layers a table by the token's id; the shared
+// experts, one fused MLP, see every token.
 #pragma once
 
 #include <memory>
@@ -17,17 +18,20 @@ class MoeMlp : public Block {
  public:
   // Tensors under `prefix` ("model.layers.3.mlp."); errors stay in the loader.
   // `config` must outlive this.
-  MoeMlp(const ModelConfig& config, const std::string& prefix,
+  MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
          WeightLoader& loader);
 
   absl::Status Forward(const StepContext& step, const float* x,
                        float* residual) override;
   int64_t ScratchFloats(int64_t num_tokens) const override;
+  std::span<const uint64_t> expert_load() const override { return load_; }
 
  private:
   const ModelConfig& config_;
   std::unique_ptr<PackedMatrix> router_;  // [n_routed_experts, hidden_size]
   std::vector<float> correction_bias_;    // empty: none
+  std::vector<int32_t> token_experts_;    // [vocab_size, top_k], or empty
+  std::vector<uint64_t> load_;            // [n_routed_experts]
   std::vector<std::unique_ptr<PackedMatrix>> matrices_;
   std::vector<ExpertWeights> experts_;  // point into matrices_
   std::unique_ptr<DenseMlp> shared_;    // nullptr: none

@@ -74,6 +74,62 @@ std::unique_ptr<HeadWeight> WeightLoader::PackHead(const float* values,
   return head;
 }
 
+std::unique_ptr<HeadWeight> WeightLoader::Rows(const std::string& name,
+                                               int64_t first, int64_t count) {
+  WeightView rows = View(name);
+  if (!status_.ok()) return nullptr;
+  const int64_t in = rows.in_features();
+  if (!rows.scales.empty() && first % rows.scale_rows != 0) {
+    std::vector<float> values(count * in);
+    for (int64_t r = 0; r < count; ++r) {
+      DequantizeWeightRow(rows, first + r, values.data() + r * in);
+    }
+    return PackHead(values.data(), count, in);
+  }
+  const auto skip = [](ConstTensorView* view, int64_t begin, int64_t num_rows) {
+    view->data = static_cast<const uint8_t*>(view->data) +
+                 DTypeBytes(view->dtype, begin * view->dim(1));
+    view->shape[0] = num_rows;
+  };
+  skip(&rows.data, first, count);
+  if (!rows.scales.empty()) {
+    skip(&rows.scales, first / rows.scale_rows,
+         (count + rows.scale_rows - 1) / rows.scale_rows);
+  }
+  auto head = std::make_unique<HeadWeight>();
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
+      kernels_.Pack(rows, precision_);
+  if (!packed.ok()) {
+    status_ = packed.status();
+    return nullptr;
+  }
+  bytes_ += (*packed)->owned_bytes();
+  if ((*packed)->borrows_source()) bytes_ += rows.data.bytes();
+  head->matrix_ = *std::move(packed);
+  return head;
+}
+
+std::vector<int32_t> WeightLoader::Ids(const std::string& name, int64_t limit) {
+  const WeightView view = View(name);
+  if (!status_.ok()) return {};
+  const int64_t count = view.data.num_elements();
+  std::vector<int32_t> ids(count);
+  const auto* bytes = static_cast<const uint8_t*>(view.data.data);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t id = view.data.dtype == DType::kI64
+                           ? LoadUnaligned<int64_t>(bytes + 8 * i)
+                           : LoadUnaligned<int32_t>(bytes + 4 * i);
+    if (id < 0 || id >= limit) {
+      status_ = absl::InvalidArgumentError(
+          absl::StrCat(name, ": expected ids below ", limit, ", got ", id));
+      return {};
+    }
+    ids[i] = static_cast<int32_t>(id);
+  }
+  bytes_ += count * 4;
+  return ids;
+}
+
 std::vector<float> WeightLoader::Floats(const std::string& name) {
   const WeightView view = View(name);
   if (!status_.ok()) return {};

@@ -19,14 +19,15 @@
 
 namespace shoal {
 
-// A float matrix in memory of its own, with its packed form.
+// A matrix that is no whole tensor of the checkpoint: a float copy in memory of
+// its own, or rows of a tensor.
 class HeadWeight {
  public:
   const PackedMatrix& matrix() const { return *matrix_; }
 
  private:
   friend class WeightLoader;
-  std::vector<float> floats_;     // one of these two holds it
+  std::vector<float> floats_;     // at most one of these two holds it
   std::vector<uint16_t> halves_;  // bf16
   std::unique_ptr<PackedMatrix> matrix_;
 };
@@ -46,6 +47,12 @@ class WeightLoader {
   // bf16. nullptr after an error.
   std::unique_ptr<HeadWeight> PackHead(const float* values, int64_t out,
                                        int64_t in);
+  // Rows [first, first + count) of a matrix. They stay as stored, unless tiles
+  // of scales lie across their edges: then a copy as PackHead() makes it.
+  std::unique_ptr<HeadWeight> Rows(const std::string& name, int64_t first,
+                                   int64_t count);
+  // A table of ids in [0, limit); empty after an error.
+  std::vector<int32_t> Ids(const std::string& name, int64_t limit);
   // Any float type, as f32; empty after an error.
   std::vector<float> Floats(const std::string& name);
   // As Floats(), or empty if there is no such tensor.

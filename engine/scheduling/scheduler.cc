@@ -22,14 +22,24 @@ bool InPlan(const StepPlan& plan, const Sequence* sequence) {
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
     : options_(options), pool_(pool) {
   SHOAL_CHECK(options.max_num_seqs > 0 && options.max_num_batched_tokens > 0);
+  for (int32_t slot = options.max_num_seqs; slot > 0; --slot) {
+    free_slots_.push_back(slot - 1);
+  }
 }
 
 void Scheduler::Add(Sequence* sequence) { waiting_.Add(sequence); }
 
 void Scheduler::Remove(Sequence* sequence) {
   waiting_.Remove(sequence);
+  Leave(sequence);
+}
+
+// Out of the batch, if it is in it.
+void Scheduler::Leave(Sequence* sequence) {
   std::erase(running_, sequence);
+  if (sequence->running) free_slots_.push_back(sequence->state_slot);
   sequence->running = false;
+  sequence->state_slot = -1;
   pool_->Release(sequence->block_table);
 }
 
@@ -137,6 +147,8 @@ bool Scheduler::TryAdmit(Sequence* sequence, StepPlan* plan) {
   waiting_.Admit(sequence);
   sequence->num_computed_tokens = cached;
   sequence->running = true;
+  sequence->state_slot = free_slots_.back();
+  free_slots_.pop_back();
   if (!sequence->admitted_before) {
     sequence->admitted_before = true;
     sequence->num_cached_tokens = cached;
@@ -187,9 +199,7 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
         it->num_tokens;
     plan->chunks.erase(it);
   }
-  std::erase(running_, sequence);
-  sequence->running = false;
-  pool_->Release(sequence->block_table);
+  Leave(sequence);
   sequence->num_computed_tokens = 0;
   waiting_.Add(sequence);
   ++plan->num_preempted;
@@ -224,6 +234,7 @@ StepBatch Scheduler::MakeBatch(const StepPlan& plan) const {
     }
     batch.cu_seqlens_q.push_back(batch.num_tokens());
     batch.context_lens.push_back(s.num_computed_tokens + chunk.num_tokens);
+    batch.state_slots.push_back(s.state_slot);
     batch.block_tables.insert(batch.block_tables.end(), s.block_table.begin(),
                               s.block_table.end());
     batch.block_tables.resize(

@@ -88,13 +88,15 @@ class Scheduler {
   void PlanBegunPrefills(StepPlan* plan, int32_t* budget);
   void PlanNewPrefills(absl::Time now, StepPlan* plan, int32_t* budget);
   bool TryAdmit(Sequence* sequence, StepPlan* plan);
+  void Leave(Sequence* sequence);
   void AddChunk(Sequence* sequence, int32_t num_tokens, bool decode,
                 StepPlan* plan);
 
   const SchedulerOptions options_;
   BlockPool* const pool_;
   WaitingQueue waiting_;
-  std::vector<Sequence*> running_;  // in the order of admission
+  std::vector<Sequence*> running_;   // in the order of admission
+  std::vector<int32_t> free_slots_;  // of [0, max_num_seqs)
   double seconds_per_token_ = 0;  // smoothed, of steps with prefill; 0: unknown
 };
 

@@ -27,7 +27,8 @@ struct Sequence {
 
   // Held while its reader does not keep up: keeps its blocks, takes no step.
   bool paused = false;
-  bool running = false;  // holds a place in the batch
+  bool running = false;     // holds a place in the batch
+  int32_t state_slot = -1;  // which place, while it runs
   // Set while waiting; see waiting_queue.h.
   int64_t work_ahead = 0;
   int64_t overtaken = 0;

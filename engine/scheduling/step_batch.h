@@ -16,6 +16,9 @@ struct StepBatch {
   std::vector<int32_t> context_lens;  // [num_seqs], new tokens included
   std::vector<int32_t> block_tables;  // [num_seqs, max_blocks], -1 pads rows
   int32_t max_blocks = 0;             // columns of block_tables
+  // [num_seqs], each sequence's place among those that run at once: where the
+  // cache keeps what is not paged.
+  std::vector<int32_t> state_slots;
   // Rows of the hidden states whose logits are wanted, rising.
   std::vector<int32_t> logits_rows;
 

@@ -15,6 +15,7 @@
 #include "kernels/compress.h"
 #include "kernels/elementwise.h"
 #include "kernels/hyper_connection.h"
+#include "kernels/latent_attention.h"
 #include "kernels/linear.h"
 #include "kernels/sparse_attention.h"
 
@@ -74,6 +75,16 @@ struct LinearOut {
   bool accumulate = false;
 };
 
+// One head of a latent attention with its plain weights.
+struct LatentHead {
+  const LatentAttentionParams* params = nullptr;
+  FloatRows k;  // [rank, nope_dim]
+  FloatRows v;  // [v_dim, rank]
+  int64_t rank = 0;
+  int64_t nope_dim = 0;
+  int64_t v_dim = 0;
+};
+
 struct CpuOps {
   std::string_view name;
   int tile_rows = 0;
@@ -105,6 +116,13 @@ struct CpuOps {
                     float* scratch);
   int64_t (*attention_scratch_floats)(const PagedAttentionParams& params,
                                       int32_t count);
+
+  // Head `head_index` of sequence `seq`, all its new tokens. `scratch` holds
+  // latent_attention_scratch_floats(head, q_len) values.
+  void (*latent_attention)(const LatentHead& head, int32_t seq,
+                           int32_t head_index, float* scratch);
+  int64_t (*latent_attention_scratch_floats)(const LatentHead& head,
+                                             int32_t q_len);
 
   // scores[j] = I(token, j) for every visible key; `seq` is the token's.
   // `scratch` holds key_scores_scratch_floats(params) values.

@@ -68,6 +68,7 @@ class CpuKernelTable : public KernelTable {
 
   void Linear(const LinearParams& params) override;
   void HeadLinear(const HeadLinearParams& params) override;
+  void Zero(float* out, int64_t n) override { std::fill_n(out, n, 0.0f); }
   void Embedding(const EmbeddingParams& params) override;
   void RmsNorm(const RmsNormParams& params) override {
     ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
@@ -96,6 +97,7 @@ class CpuKernelTable : public KernelTable {
             });
   }
   void PagedAttention(const PagedAttentionParams& params) override;
+  void LatentAttention(const LatentAttentionParams& params) override;
   void CopyRows(const CopyRowsParams& params) override;
   void KeySelect(const KeySelectParams& params) override;
   void SparseAttention(const SparseAttentionParams& params) override;
@@ -191,8 +193,9 @@ void CpuKernelTable::RunUnits(const LinearPart& part,
                               const RoundedRows& rounded, int64_t begin,
                               int64_t end, int thread) {
   const CpuMatrix& matrix = AsCpu(part.weight);
-  const LinearOut out = {part.bias, part.out, matrix.out_features(),
-                         part.accumulate};
+  const int64_t stride =
+      part.out_stride > 0 ? part.out_stride : matrix.out_features();
+  const LinearOut out = {part.bias, part.out, stride, part.accumulate};
   switch (matrix.form()) {
     case CpuMatrix::Form::kTiles:
       ops_.int_linear(matrix.kind(), matrix.tiles(), rounded, out, begin, end);
@@ -324,6 +327,28 @@ void CpuKernelTable::PagedAttention(const PagedAttentionParams& params) {
               first, std::min(tile, q_len - first), Scratch(thread, scratch));
         }
       });
+}
+
+void CpuKernelTable::LatentAttention(const LatentAttentionParams& params) {
+  const auto num_heads = static_cast<int64_t>(params.k_weights.size());
+  pool_.For(params.num_seqs * num_heads, 1,
+            [&](int64_t begin, int64_t end, int thread) {
+              for (int64_t item = begin; item < end; ++item) {
+                const auto seq = static_cast<int32_t>(item / num_heads);
+                const auto h = static_cast<int32_t>(item % num_heads);
+                const CpuMatrix& k = AsCpu(params.k_weights[h]);
+                const CpuMatrix& v = AsCpu(params.v_weights[h]);
+                const LatentHead head = {&params,         k.floats(),
+                                         v.floats(),      k.out_features(),
+                                         k.in_features(), v.out_features()};
+                const int32_t q_len =
+                    params.cu_seqlens_q[seq + 1] - params.cu_seqlens_q[seq];
+                ops_.latent_attention(
+                    head, seq, h,
+                    Scratch(thread,
+                            ops_.latent_attention_scratch_floats(head, q_len)));
+              }
+            });
 }
 
 void CpuKernelTable::CopyRows(const CopyRowsParams& params) {

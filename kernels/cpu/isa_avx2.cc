@@ -7,6 +7,7 @@
 #include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/hyper_connection.h"
 #include "kernels/cpu/simd/int_linear_avx2.h"
+#include "kernels/cpu/simd/latent_attention.h"
 #include "kernels/cpu/simd/round_rows.h"
 #include "kernels/cpu/simd/row_ops.h"
 #include "kernels/cpu/simd/sparse_attention.h"
@@ -27,6 +28,8 @@ const CpuOps& Avx2Ops() {
       .cache_write = avx2::CacheWriteTokens,
       .attention = avx2::AttentionTile,
       .attention_scratch_floats = avx2::AttentionScratchFloats,
+      .latent_attention = avx2::LatentAttentionHead,
+      .latent_attention_scratch_floats = avx2::LatentAttentionScratchFloats,
       .key_scores = avx2::KeyScores,
       .key_scores_scratch_floats = avx2::KeyScoresScratchFloats,
       .sparse_attention = avx2::SparseAttentionToken,

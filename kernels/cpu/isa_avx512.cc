@@ -7,6 +7,7 @@
 #include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/hyper_connection.h"
 #include "kernels/cpu/simd/int_linear_avx512.h"
+#include "kernels/cpu/simd/latent_attention.h"
 #include "kernels/cpu/simd/round_rows.h"
 #include "kernels/cpu/simd/row_ops.h"
 #include "kernels/cpu/simd/sparse_attention.h"
@@ -28,6 +29,8 @@ const CpuOps& Avx512Ops() {
       .cache_write = avx512::CacheWriteTokens,
       .attention = avx512::AttentionTile,
       .attention_scratch_floats = avx512::AttentionScratchFloats,
+      .latent_attention = avx512::LatentAttentionHead,
+      .latent_attention_scratch_floats = avx512::LatentAttentionScratchFloats,
       .key_scores = avx512::KeyScores,
       .key_scores_scratch_floats = avx512::KeyScoresScratchFloats,
       .sparse_attention = avx512::SparseAttentionToken,

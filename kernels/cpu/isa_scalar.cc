@@ -7,6 +7,7 @@
 #include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/hyper_connection.h"
 #include "kernels/cpu/simd/int_linear_portable.h"
+#include "kernels/cpu/simd/latent_attention.h"
 #include "kernels/cpu/simd/round_rows.h"
 #include "kernels/cpu/simd/row_ops.h"
 #include "kernels/cpu/simd/sparse_attention.h"
@@ -28,6 +29,8 @@ const CpuOps& ScalarOps() {
       .cache_write = scalar::CacheWriteTokens,
       .attention = scalar::AttentionTile,
       .attention_scratch_floats = scalar::AttentionScratchFloats,
+      .latent_attention = scalar::LatentAttentionHead,
+      .latent_attention_scratch_floats = scalar::LatentAttentionScratchFloats,
       .key_scores = scalar::KeyScores,
       .key_scores_scratch_floats = scalar::KeyScoresScratchFloats,
       .sparse_attention = scalar::SparseAttentionToken,

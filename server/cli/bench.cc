@@ -25,7 +25,7 @@
 namespace shoal {
 namespace {
 
-constexpr int32_t kBlockSize = 16;  // tokens
+constexpr int32_t kMinBlockSize = 16;  // tokens
 
 struct BenchOptions {
   ModelOptions model;
@@ -58,9 +58,11 @@ class Bench {
         logits_(decoder_.config().vocab_size * 32) {}
 
   absl::StatusOr<Result> Run(int batch, int prompt, int generate) {
-    const int32_t blocks = (prompt + generate + kBlockSize - 1) / kBlockSize;
+    const CacheLayout& layout = decoder_.cache_layout();
+    block_size_ = std::max(kMinBlockSize, layout.BlockMultiple());
+    const int32_t blocks = (prompt + generate + block_size_ - 1) / block_size_;
     absl::StatusOr<std::unique_ptr<PagedCache>> cache = PagedCache::Create(
-        decoder_.cache_layout(), blocks * batch, kBlockSize, kernels_);
+        layout, blocks * batch, block_size_, batch, kernels_);
     if (!cache.ok()) return cache.status();
     blocks_per_sequence_ = blocks;
     std::mt19937 random(42);
@@ -118,7 +120,7 @@ class Bench {
   template <typename NextToken>
   void Add(int sequence, int32_t first, int32_t count,
            const NextToken& next_token, StepBatch* step) const {
-    const int64_t slot = int64_t{sequence} * blocks_per_sequence_ * kBlockSize;
+    const int64_t slot = int64_t{sequence} * blocks_per_sequence_ * block_size_;
     for (int32_t position = first; position < first + count; ++position) {
       step->token_ids.push_back(next_token());
       step->positions.push_back(position);
@@ -126,6 +128,7 @@ class Bench {
     }
     step->cu_seqlens_q.push_back(step->num_tokens());
     step->context_lens.push_back(first + count);
+    step->state_slots.push_back(sequence);
     for (int32_t b = 0; b < blocks_per_sequence_; ++b) {
       step->block_tables.push_back(sequence * blocks_per_sequence_ + b);
     }
@@ -148,6 +151,7 @@ class Bench {
   Decoder& decoder_;
   KernelTable& kernels_;
   const int32_t max_tokens_;
+  int32_t block_size_ = 0;
   int32_t blocks_per_sequence_ = 0;
   std::vector<float> logits_;
 };

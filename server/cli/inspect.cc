@@ -84,11 +84,20 @@ int Inspect(const InspectOptions& options) {
   std::printf("cache\n");
   const CacheLayout layout = MakeCacheLayout(config, DType::kBF16);
   for (const CacheGroup& group : layout.groups) {
+    const std::string unit =
+        group.rows_per_sequence > 0
+            ? absl::StrCat(" times ", group.rows_per_sequence, " a sequence")
+        : group.tokens_per_row > 1
+            ? absl::StrCat(" for ", group.tokens_per_row, " tokens")
+            : " a token";
     PrintRow(group.name.c_str(),
              absl::StrCat(group.num_layers, " layers of ", group.row_width,
-                          " values a token"));
+                          " values", unit));
   }
   PrintRow("bytes per token (bf16)", absl::StrCat(layout.BytesPerToken()));
+  if (layout.BytesPerSequence() > 0) {
+    PrintRow("bytes per sequence", absl::StrCat(layout.BytesPerSequence()));
+  }
   if (options.tensors) {
     std::printf("tensors\n");
     for (const auto& [name, weight] : (*checkpoint)->weights()) {

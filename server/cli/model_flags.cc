@@ -29,6 +29,13 @@ void AddModelFlags(CLI::App* command, ModelOptions* options) {
                    "--dtype f32)")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
       ->capture_default_str();
+  command
+      ->add_option("--index-topk", options->index_topk,
+                   "Keys that a token attends to in models that choose them "
+                   "(DeepSeek-V3.2, V4): fewer is faster and less exact; 0: as "
+                   "the model says")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
 }
 
 }  // namespace shoal

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <numeric>
 #include <utility>
 
 #include "engine/loading/safetensors.h"
@@ -65,6 +66,9 @@ Golden LoadGolden(const std::string& name) {
     prompt.logits = ReadFloats(*file, prefix + "logits");
     prompt.greedy =
         json.at("prompts")[i].at("greedy").get<std::vector<int32_t>>();
+    if (file->tensors().contains(prefix + "mtp_logits")) {
+      prompt.mtp_logits = ReadFloats(*file, prefix + "mtp_logits");
+    }
   }
   return golden;
 }
@@ -79,43 +83,90 @@ std::vector<CpuIsa> RunnableIsas() {
 }
 
 LoadedModel LoadModel(const std::string& path, CpuIsa isa, Precision precision,
-                      DType kv_cache_dtype, int32_t max_tokens_per_step) {
+                      DType kv_cache_dtype, int32_t max_tokens_per_step,
+                      MlaForm mla_form) {
   LoadedModel model;
   model.kernels = MakeCpuKernelTable(isa, 2);
   model.checkpoint = ValueOrDie(LoadCheckpoint(path));
-  model.decoder = ValueOrDie(MakeDecoder(
-      *model.checkpoint, {precision, kv_cache_dtype, max_tokens_per_step},
-      *model.kernels, nullptr));
+  DecoderOptions options = {precision, kv_cache_dtype, max_tokens_per_step};
+  options.mla_form = mla_form;
+  model.decoder = ValueOrDie(
+      MakeDecoder(*model.checkpoint, options, *model.kernels, nullptr));
   return model;
 }
+
+namespace {
+
+// Tokens [first, first + count) of one sequence, all their logits wanted.
+StepBatch OneSequence(const std::vector<int32_t>& tokens, int32_t first,
+                      int32_t count, int32_t block_size,
+                      const std::vector<int32_t>& blocks) {
+  StepBatch batch;
+  for (int32_t p = first; p < first + count; ++p) {
+    batch.token_ids.push_back(tokens[p]);
+    batch.positions.push_back(p);
+    batch.slot_mapping.push_back(int64_t{blocks[p / block_size]} * block_size +
+                                 p % block_size);
+    batch.logits_rows.push_back(p - first);
+  }
+  batch.cu_seqlens_q = {0, count};
+  batch.context_lens = {first + count};
+  batch.block_tables = blocks;
+  batch.max_blocks = static_cast<int32_t>(blocks.size());
+  batch.state_slots = {1};
+  return batch;
+}
+
+}  // namespace
 
 std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
                              const std::vector<int32_t>& tokens, int32_t chunk,
                              int32_t block_size,
-                             const std::vector<int32_t>& blocks) {
+                             const std::vector<int32_t>& blocks,
+                             std::vector<float>* hidden) {
   const int32_t highest = *std::max_element(blocks.begin(), blocks.end());
   const auto cache = ValueOrDie(PagedCache::Create(
-      decoder.cache_layout(), highest + 1, block_size, kernels));
+      decoder.cache_layout(), highest + 1, block_size, 2, kernels));
   const auto length = static_cast<int32_t>(tokens.size());
   const int64_t vocab_size = decoder.config().vocab_size;
   std::vector<float> logits(length * vocab_size);
   for (int32_t first = 0; first < length; first += chunk) {
     const int32_t count = std::min(chunk, length - first);
-    StepBatch batch;
-    for (int32_t p = first; p < first + count; ++p) {
-      batch.token_ids.push_back(tokens[p]);
-      batch.positions.push_back(p);
-      batch.slot_mapping.push_back(
-          int64_t{blocks[p / block_size]} * block_size + p % block_size);
-      batch.logits_rows.push_back(p - first);
-    }
-    batch.cu_seqlens_q = {0, count};
-    batch.context_lens = {first + count};
-    batch.block_tables = blocks;
-    batch.max_blocks = static_cast<int32_t>(blocks.size());
-    absl::Status status = decoder.Forward(batch, *cache);
+    absl::Status status = decoder.Forward(
+        OneSequence(tokens, first, count, block_size, blocks), *cache);
     if (status.ok()) {
       status = decoder.Logits(0, count, logits.data() + first * vocab_size);
+    }
+    if (!status.ok()) std::abort();
+    if (hidden != nullptr) {
+      const float* rows = decoder.hidden_states();
+      hidden->insert(hidden->end(), rows,
+                     rows + count * decoder.config().hidden_size);
+    }
+  }
+  return logits;
+}
+
+std::vector<float> MtpLogits(MtpModule& module, const ModelConfig& config,
+                             KernelTable& kernels,
+                             const std::vector<int32_t>& next_tokens,
+                             const std::vector<float>& hidden, int32_t chunk) {
+  const auto length = static_cast<int32_t>(next_tokens.size());
+  constexpr int32_t kBlockSize = 16;
+  std::vector<int32_t> blocks((length + kBlockSize - 1) / kBlockSize);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  const auto cache = ValueOrDie(PagedCache::Create(
+      module.cache_layout(), static_cast<int32_t>(blocks.size()), kBlockSize, 2,
+      kernels));
+  std::vector<float> logits(length * config.vocab_size);
+  for (int32_t first = 0; first < length; first += chunk) {
+    const int32_t count = std::min(chunk, length - first);
+    absl::Status status = module.Forward(
+        OneSequence(next_tokens, first, count, kBlockSize, blocks),
+        hidden.data() + first * config.hidden_size, *cache);
+    if (status.ok()) {
+      status =
+          module.Logits(0, count, logits.data() + first * config.vocab_size);
     }
     if (!status.ok()) std::abort();
   }

@@ -10,6 +10,7 @@
 #include "engine/cache/paged_cache.h"
 #include "engine/loading/checkpoint.h"
 #include "engine/models/decoder.h"
+#include "engine/models/mtp_module.h"
 #include "kernels/cpu/cpu_table.h"
 
 namespace shoal {
@@ -19,6 +20,7 @@ struct GoldenPrompt {
   std::vector<int64_t> positions;  // whose logits are known
   std::vector<float> logits;       // [positions.size(), vocab_size]
   std::vector<int32_t> greedy;
+  std::vector<float> mtp_logits;  // [.., vocab_size] of the last rows, or empty
 };
 
 struct Golden {
@@ -42,14 +44,23 @@ struct LoadedModel {
 };
 // Aborts, with the message, if it does not load.
 LoadedModel LoadModel(const std::string& path, CpuIsa isa, Precision precision,
-                      DType kv_cache_dtype, int32_t max_tokens_per_step);
+                      DType kv_cache_dtype, int32_t max_tokens_per_step,
+                      MlaForm mla_form = MlaForm::kAuto);
 
 // Logits of every position of `tokens` [n, vocab_size], computed in chunks of
 // `chunk` tokens over cache blocks in the order of `blocks` (ids, enough of
-// them).
+// them). `hidden`, if given, becomes the final hidden states [n, hidden_size].
 std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
                              const std::vector<int32_t>& tokens, int32_t chunk,
                              int32_t block_size,
-                             const std::vector<int32_t>& blocks);
+                             const std::vector<int32_t>& blocks,
+                             std::vector<float>* hidden = nullptr);
+
+// The multi-token prediction module's logits of every row [n, vocab_size]: row
+// i from hidden state i and next_tokens[i].
+std::vector<float> MtpLogits(MtpModule& module, const ModelConfig& config,
+                             KernelTable& kernels,
+                             const std::vector<int32_t>& next_tokens,
+                             const std::vector<float>& hidden, int32_t chunk);
 
 }  // namespace shoal

@@ -41,6 +41,9 @@ constexpr Fixture kFixtures[] = {
     {"deepseek_v3-fp8", nullptr},
     {"deepseek_v31-fp8-ue8m0", nullptr},
     {"deepseek_v32", nullptr},
+    {"deepseek_v4", nullptr},
+    {"deepseek_v4-clamp-window128", nullptr},
+    {"deepseek_v4-fp8-fp4experts", nullptr},
 };
 
 class GoldenTest : public testing::TestWithParam<std::tuple<Fixture, CpuIsa>> {
@@ -67,6 +70,12 @@ class GoldenTest : public testing::TestWithParam<std::tuple<Fixture, CpuIsa>> {
       }
     }
     return worst;
+  }
+
+  // The next size that the model's cache can have.
+  int32_t BlockSize(int32_t wanted) const {
+    const int32_t multiple = model_.decoder->cache_layout().BlockMultiple();
+    return (wanted + multiple - 1) / multiple * multiple;
   }
 
   static std::vector<int32_t> Blocks(size_t num_tokens, int32_t block_size) {
@@ -100,9 +109,10 @@ class GoldenTest : public testing::TestWithParam<std::tuple<Fixture, CpuIsa>> {
 
 TEST_P(GoldenTest, LogitsMatchWhole) {
   for (const GoldenPrompt& prompt : golden_.prompts) {
-    const auto logits =
-        AllLogits(*model_.decoder, *model_.kernels, prompt.input_ids,
-                  kMaxTokens, 16, Blocks(prompt.input_ids.size(), 16));
+    const int32_t block_size = BlockSize(16);
+    const auto logits = AllLogits(*model_.decoder, *model_.kernels,
+                                  prompt.input_ids, kMaxTokens, block_size,
+                                  Blocks(prompt.input_ids.size(), block_size));
     EXPECT_LE(MaxDifference(prompt, logits), golden_.tolerance);
   }
 }
@@ -115,11 +125,29 @@ TEST_P(GoldenTest, LogitsMatchInEveryChunkSizeOverShuffledBlocks) {
   for (int32_t chunk = 1; chunk <= 64; ++chunk) {
     const bool edge = chunk <= 3 || chunk % 16 <= 1 || chunk % 16 == 15;
     if (!every && !edge) continue;
-    const int32_t block_size = 1 + chunk % 17;
+    const int32_t block_size = BlockSize(1 + chunk % 17);
     std::vector<int32_t> blocks = Blocks(prompt.input_ids.size(), block_size);
     std::shuffle(blocks.begin(), blocks.end(), random);
     const auto logits = AllLogits(*model_.decoder, *model_.kernels,
                                   prompt.input_ids, chunk, block_size, blocks);
+    EXPECT_LE(MaxDifference(prompt, logits), golden_.tolerance)
+        << "chunk " << chunk;
+  }
+}
+
+// Long enough for YaRN, indexers and compressed entries to matter in a chunk
+// that is not the first.
+TEST_P(GoldenTest, LogitsMatchInChunksOfTheLongestPrompt) {
+  const GoldenPrompt& prompt =
+      *std::max_element(golden_.prompts.begin(), golden_.prompts.end(),
+                        [](const GoldenPrompt& a, const GoldenPrompt& b) {
+                          return a.input_ids.size() < b.input_ids.size();
+                        });
+  const int32_t block_size = BlockSize(16);
+  for (const int32_t chunk : {5, 50, 131}) {
+    const auto logits =
+        AllLogits(*model_.decoder, *model_.kernels, prompt.input_ids, chunk,
+                  block_size, Blocks(prompt.input_ids.size(), block_size));
     EXPECT_LE(MaxDifference(prompt, logits), golden_.tolerance)
         << "chunk " << chunk;
   }
@@ -169,9 +197,12 @@ TEST_P(GoldenTest, GreedyTokensAfterPreemption) {
     longest = std::max(longest, prompt.input_ids.size() + prompt.greedy.size());
   }
   EngineOptions options;
-  options.block_size = 4;
-  options.kv_cache_bytes = static_cast<int64_t>(longest + 24) *
-                           model_.decoder->cache_layout().BytesPerToken();
+  options.block_size = BlockSize(4);
+  options.max_num_seqs = 8;
+  const CacheLayout& layout = model_.decoder->cache_layout();
+  const auto blocks = static_cast<int64_t>(longest + 24) / options.block_size;
+  options.kv_cache_bytes = (blocks + 1) * layout.BytesOf(options.block_size) +
+                           options.max_num_seqs * layout.BytesPerSequence();
   const auto engine = MakeGoldenEngine(options);
   std::vector<std::unique_ptr<EngineStream>> streams;
   for (int repeat = 0; repeat < 3; ++repeat) {
@@ -190,6 +221,7 @@ TEST_P(GoldenTest, GreedyTokensAfterPreemption) {
 TEST_P(GoldenTest, GreedyTokensWithPrefixReuse) {
   EngineOptions options;
   options.block_size = 4;
+  const bool reuses = model_.decoder->cache_layout().BytesPerSequence() == 0;
   const auto engine = MakeGoldenEngine(options);
   for (const GoldenPrompt& prompt : golden_.prompts) {
     for (int repeat = 0; repeat < 2; ++repeat) {
@@ -198,7 +230,7 @@ TEST_P(GoldenTest, GreedyTokensWithPrefixReuse) {
       int32_t cached = 0;
       EXPECT_EQ(ReadTokens(**stream, &cached), prompt.greedy);
       if (repeat == 1) {
-        EXPECT_EQ(cached, (prompt.input_ids.size() - 1) / 4 * 4);
+        EXPECT_EQ(cached, reuses ? (prompt.input_ids.size() - 1) / 4 * 4 : 0);
       }
     }
   }

@@ -13,14 +13,15 @@
 
 namespace shoal::SHOAL_ISA {
 
-inline int64_t RowBytes(const ConstTensorView& rows, int64_t width) {
-  return width * (rows.dtype == DType::kF32 ? 4 : 2);
+inline int64_t RowBytes(DType dtype, int64_t width) {
+  return width * (dtype == DType::kF32 ? 4 : 2);
 }
 
 // Widens row `slot` of `rows` into out [dim], zeros behind it.
 inline void GatherRow(const ConstTensorView& rows, int64_t slot, int64_t width,
                       int64_t dim, float* out) {
-  LoadRow(static_cast<const uint8_t*>(rows.data) + slot * RowBytes(rows, width),
+  LoadRow(static_cast<const uint8_t*>(rows.data) +
+              slot * RowBytes(rows.dtype, width),
           width, rows.dtype, out);
   for (int64_t i = width; i < dim; ++i) out[i] = 0;
 }

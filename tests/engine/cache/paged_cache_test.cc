@@ -23,7 +23,7 @@ class PagedCacheTest : public testing::Test {
 };
 
 TEST_F(PagedCacheTest, EachLayerHasItsOwnZeroedBlocks) {
-  const auto cache = PagedCache::Create(layout_, 5, 4, *kernels_);
+  const auto cache = PagedCache::Create(layout_, 5, 4, 1, *kernels_);
   ASSERT_TRUE(cache.ok()) << cache.status();
   EXPECT_EQ((*cache)->bytes(), 5 * 4 * layout_.BytesPerToken());
   EXPECT_EQ((*cache)->bytes(), 5 * 4 * (3 * 8 * 4 + 2 * 6 * 2));
@@ -48,7 +48,7 @@ TEST_F(PagedCacheTest, EachLayerHasItsOwnZeroedBlocks) {
 
 TEST_F(PagedCacheTest, MoreThanTheMachineHasNamesTheBytes) {
   const CacheLayout wide = {{{"k", 1, int64_t{1} << 30, DType::kF32}}};
-  const auto cache = PagedCache::Create(wide, 1 << 20, 16, *kernels_);
+  const auto cache = PagedCache::Create(wide, 1 << 20, 16, 1, *kernels_);
   EXPECT_EQ(cache.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(cache.status().message()),
               HasSubstr(std::to_string(int64_t{1} << 56)));

@@ -1,0 +1,119 @@
+#include "engine/models/mtp_module.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/models/cache_layouts.h"
+#include "engine/models/mla_attention.h"
+#include "engine/models/moe_mlp.h"
+
+namespace shoal {
+namespace {
+
+CacheLayout OneLayer(CacheLayout layout) {
+  for (CacheGroup& group : layout.groups) group.num_layers = 1;
+  return layout;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<MtpModule>> MtpModule::Create(
+    const Checkpoint& checkpoint, const DecoderOptions& options,
+    KernelTable& kernels) {
+  WeightLoader loader(checkpoint, kernels, options.precision);
+  std::unique_ptr<MtpModule> module(
+      new MtpModule(checkpoint, options, kernels, loader));
+  if (!loader.status().ok()) return loader.status();
+  absl::Status status = module->AllocateWorkspace(options.max_tokens_per_step);
+  if (!status.ok()) return status;
+  return module;
+}
+
+MtpModule::MtpModule(const Checkpoint& checkpoint,
+                     const DecoderOptions& options, KernelTable& kernels,
+                     WeightLoader& loader)
+    : config_(checkpoint.config()),
+      kernels_(kernels),
+      cache_layout_(OneLayer(MakeCacheLayout(config_, options.kv_cache_dtype))),
+      rope_(config_, static_cast<int32_t>(config_.qk_rope_head_dim)) {
+  const auto layer = static_cast<int>(config_.num_hidden_layers);
+  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+  embed_norm_ = loader.Floats(prefix + "enorm.weight");
+  hidden_norm_ = loader.Floats(prefix + "hnorm.weight");
+  eh_proj_ = loader.Matrix(prefix + "eh_proj.weight");
+  input_norm_ = loader.Floats(prefix + "input_layernorm.weight");
+  mlp_norm_ = loader.Floats(prefix + "post_attention_layernorm.weight");
+  final_norm_ = loader.Floats(prefix + "shared_head.norm.weight");
+  if (!loader.status().ok()) return;
+  attention_ = std::make_unique<MlaAttention>(config_, options.mla_form, 0,
+                                              prefix + "self_attn.", loader);
+  mlp_ = std::make_unique<MoeMlp>(config_, layer, prefix + "mlp.", loader);
+  // The module's own copies of these two equal the main model's.
+  embed_tokens_ = loader.View("model.embed_tokens.weight");
+  lm_head_ = loader.Matrix(checkpoint.Contains("lm_head.weight")
+                               ? "lm_head.weight"
+                               : "model.embed_tokens.weight");
+}
+
+absl::Status MtpModule::AllocateWorkspace(int64_t tokens) {
+  const int64_t width = config_.hidden_size;
+  const int64_t scratch =
+      std::max(attention_->ScratchFloats(tokens), mlp_->ScratchFloats(tokens));
+  const int64_t floats = tokens * (4 * width + rope_.rotary_dim()) + scratch;
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> buffer =
+      kernels_.Allocate(floats * static_cast<int64_t>(sizeof(float)));
+  if (!buffer.ok()) return buffer.status();
+  workspace_ = *std::move(buffer);
+  joined_ = static_cast<float*>(workspace_->data());
+  residual_ = joined_ + tokens * 2 * width;
+  normed_ = residual_ + tokens * width;
+  angles_ = normed_ + tokens * width;
+  scratch_ = angles_ + tokens * rope_.rotary_dim();
+  return absl::OkStatus();
+}
+
+void MtpModule::Norm(const float* in, const std::vector<float>& weight,
+                     int64_t rows, int64_t in_stride, float* out,
+                     int64_t out_stride) {
+  kernels_.RmsNorm({in, weight.data(), out, rows, config_.hidden_size,
+                    in_stride, out_stride, config_.rms_norm_eps});
+}
+
+absl::Status MtpModule::Forward(const StepBatch& batch, const float* hidden,
+                                PagedCache& cache) {
+  const int64_t num_tokens = batch.num_tokens();
+  const int64_t width = config_.hidden_size;
+  kernels_.Embedding(
+      {embed_tokens_, batch.token_ids.data(), num_tokens, normed_});
+  Norm(normed_, embed_norm_, num_tokens, width, joined_, 2 * width);
+  Norm(hidden, hidden_norm_, num_tokens, width, joined_ + width, 2 * width);
+  const LinearPart join[] = {{eh_proj_.get(), nullptr, residual_}};
+  kernels_.Linear({joined_, num_tokens, 2 * width, join});
+
+  const int64_t angles = num_tokens * rope_.rotary_dim() / 2;
+  rope_.Fill(batch.positions, angles_, angles_ + angles);
+  const StepContext step = {
+      batch, cache, kernels_, {angles_, angles_ + angles}, {}, scratch_};
+  Norm(residual_, input_norm_, num_tokens, width, normed_, width);
+  absl::Status status = attention_->Forward(step, normed_, residual_);
+  if (!status.ok()) return status;
+  Norm(residual_, mlp_norm_, num_tokens, width, normed_, width);
+  status = mlp_->Forward(step, normed_, residual_);
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < batch.logits_rows.size(); ++i) {
+    Norm(residual_ + batch.logits_rows[i] * width, final_norm_, 1, width,
+         normed_ + static_cast<int64_t>(i) * width, width);
+  }
+  return kernels_.Synchronize();
+}
+
+absl::Status MtpModule::Logits(int32_t first, int32_t count, float* out) {
+  const LinearPart part[] = {{lm_head_.get(), nullptr, out}};
+  kernels_.Linear({normed_ + first * config_.hidden_size, count,
+                   config_.hidden_size, part});
+  return kernels_.Synchronize();
+}
+
+}  // namespace shoal

@@ -1,0 +1,34 @@
+// Attention over a paged cache of latent rows with keys and values expanded on
+// the fly: for long chunks of a prompt cheaper than attention in the latent
+// space (kernels/attention.h with one tensor for both), and equal to it but for
+// rounding.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/linear.h"
+#include "kernels/tensor_view.h"
+
+namespace shoal {
+
+// A cached row is [c (rank values) | r (rope_dim values)]. For head h:
+//   k_j = [Uk_h c_j | r_j],  v_j = Uv_h c_j
+//   out[t, h] = Σ_j softmax(scale · q[t, h]·k_j) v_j  over j <= position of t
+struct LatentAttentionParams {
+  const float* q = nullptr;  // [num_tokens, num_heads, nope_dim + rope_dim]
+  // One a head, of a float type: Uk_hᵀ [rank, nope_dim], Uv_h [v_dim, rank].
+  std::span<const PackedMatrix* const> k_weights;
+  std::span<const PackedMatrix* const> v_weights;
+  const int32_t* cu_seqlens_q = nullptr;  // [num_seqs + 1], tokens
+  const int32_t* context_lens = nullptr;  // [num_seqs], new tokens included
+  const int32_t* block_tables = nullptr;  // [num_seqs, max_blocks]
+  ConstTensorView cache;  // [num_blocks, block_size, rank + rope_dim]
+  float* out = nullptr;   // [num_tokens, num_heads, v_dim]
+  int32_t num_seqs = 0;
+  int32_t max_blocks = 0;
+  int32_t rope_dim = 0;
+  float scale = 0;
+};
+
+}  // namespace shoal
