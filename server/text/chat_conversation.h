@@ -10,27 +10,13 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "server/text/chat_tokens.h"
 #include "server/text/model_text.h"
 
 namespace shoal {
 
 // Keeps the order of keys: prompts show it.
 using OrderedJson = nlohmann::ordered_json;
-
-namespace chat_tokens {
-inline constexpr std::string_view kBegin = "<｜begin▁of▁sentence｜>";
-inline constexpr std::string_view kEnd = "<｜end▁of▁sentence｜>";
-inline constexpr std::string_view kUser = "<｜User｜>";
-inline constexpr std::string_view kAssistant = "<｜Assistant｜>";
-inline constexpr std::string_view kThink = "<think>";
-inline constexpr std::string_view kEndThink = "</think>";
-inline constexpr std::string_view kToolCallsBegin = "<｜tool▁calls▁begin｜>";
-inline constexpr std::string_view kToolCallsEnd = "<｜tool▁calls▁end｜>";
-inline constexpr std::string_view kToolCallBegin = "<｜tool▁call▁begin｜>";
-inline constexpr std::string_view kToolCallEnd = "<｜tool▁call▁end｜>";
-inline constexpr std::string_view kToolSep = "<｜tool▁sep｜>";
-inline constexpr std::string_view kDsml = "｜DSML｜";
-}  // namespace chat_tokens
 
 inline void Append(std::string& out,
                    std::initializer_list<std::string_view> parts) {
