@@ -42,6 +42,33 @@ TEST_P(ElementwiseTest, RmsNorm) {
   }
 }
 
+TEST_P(ElementwiseTest, LayerNorm) {
+  Random random(12);
+  for (int64_t width : kWidths) {
+    const int64_t rows = 4;
+    std::vector<float> in = random.Normals(rows * width, 3.0f);
+    for (float& x : in) x += 5.0f;
+    const std::vector<float> weight = random.Normals(width);
+    const std::vector<float> bias = random.Normals(width);
+    std::vector<float> out(rows * width, NAN);
+    table_->LayerNorm({in.data(), weight.data(), bias.data(), out.data(), rows,
+                       width, 1e-6f});
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* x = &in[r * width];
+      double mean = 0, variance = 0;
+      for (int64_t i = 0; i < width; ++i) mean += x[i] / double(width);
+      for (int64_t i = 0; i < width; ++i) {
+        variance += (x[i] - mean) * (x[i] - mean) / double(width);
+      }
+      for (int64_t i = 0; i < width; ++i) {
+        const double expected =
+            (x[i] - mean) / std::sqrt(variance + 1e-6) * weight[i] + bias[i];
+        ASSERT_NEAR(out[r * width + i], expected, 2e-4) << width;
+      }
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, Rope) {
   Random random(2);
   for (RopeLayout layout : {RopeLayout::kHalfSplit, RopeLayout::kInterleaved}) {

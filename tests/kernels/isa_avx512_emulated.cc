@@ -50,31 +50,17 @@ inline __m256i CvtToHalves(simde__m512 floats) {
 #define _mm512_sub_epi32 simde_mm512_sub_epi32
 #define _mm512_xor_si512 simde_mm512_xor_si512
 
-#include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/simd/attention.h"
-#include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/int_linear_avx512.h"
-#include "kernels/cpu/simd/round_rows.h"
-#include "kernels/cpu/simd/row_ops.h"
+#include "kernels/cpu/simd/ops.h"
 #include "tests/kernels/isa_avx512_emulated.h"
 
 namespace shoal {
 
 const CpuOps& EmulatedAvx512Ops() {
   namespace isa = avx512_emulated;
-  static constexpr CpuOps kOps = {
-      .name = "avx512_emulated",
-      .tile_rows = isa::kTileRows,
-      .round_rows = isa::RoundRows,
-      .int_linear = isa::IntLinearWith<isa::kTileRows, isa::Avx512IntKernel>,
-      .float_linear = isa::FloatLinear,
-      .rms_norm = isa::RmsNormRows,
-      .rope = isa::RopeTokens,
-      .silu_mul = isa::SiluMulTokens,
-      .cache_write = isa::CacheWriteTokens,
-      .attention = isa::AttentionTile,
-      .attention_scratch_floats = isa::AttentionScratchFloats,
-  };
+  static constexpr CpuOps kOps =
+      isa::MakeOps("avx512_emulated", isa::kTileRows,
+                   isa::IntLinearWith<isa::kTileRows, isa::Avx512IntKernel>);
   return kOps;
 }
 
