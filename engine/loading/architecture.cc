@@ -16,9 +16,10 @@ constexpr Architecture kArchitectures[] = {
     {"deepseek_v2", "deepseek2", ReadDeepseekV2HfConfig,
      ReadDeepseek2GgufConfig, AddDeepseekTensors},
     {"deepseek_v3", "", ReadDeepseekV3HfConfig, nullptr, AddDeepseekTensors},
-    {"deepseek_v32", "", ReadDeepseekV32HfConfig, nullptr, AddDeepseekTensors},
-    {"deepseek_v4", "", ReadDeepseekV4HfConfig, nullptr, AddDeepseekV4Tensors,
-     DeepseekV4TensorName},
+    {"deepseek_v32", "deepseek32", ReadDeepseekV32HfConfig,
+     ReadDeepseek2GgufConfig, AddDeepseekTensors},
+    {"deepseek_v4", "deepseek4", ReadDeepseekV4HfConfig,
+     ReadDeepseek4GgufConfig, AddDeepseekV4Tensors, DeepseekV4TensorName},
 };
 
 absl::StatusOr<const Architecture*> FindBy(std::string_view Architecture::*name,

@@ -326,6 +326,15 @@ void ReadDeepseek2GgufConfig(FieldReader& fields, const GgufFile& gguf,
     config->topk_method = TopkMethod::kGroupLimitedGreedy;
   }
   if (sigmoid) config->model_type = "deepseek_v3";
+  if (tensors.contains("blk.0.indexer.proj.weight")) {
+    config->model_type = "deepseek_v32";
+    config->index_n_heads =
+        fields.Int("attention.indexer.head_count", 1, kMaxHeads);
+    config->index_head_dim =
+        fields.Int("attention.indexer.key_length", 1, kMaxHeadDim);
+    config->index_topk =
+        fields.Int("attention.indexer.top_k", 1, kMaxPositions);
+  }
 }
 
 }  // namespace shoal

@@ -13,6 +13,9 @@
 namespace shoal {
 
 void ReadDeepseekV4HfConfig(FieldReader& fields, ModelConfig* config);
+// Architecture deepseek4.
+void ReadDeepseek4GgufConfig(FieldReader& fields, const GgufFile& gguf,
+                             ModelConfig* config);
 void AddDeepseekV4Tensors(const ModelConfig& config,
                           std::vector<TensorSpec>* tensors);
 

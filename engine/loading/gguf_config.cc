@@ -15,6 +15,9 @@ namespace {
 constexpr std::pair<std::string_view, std::string_view> kOuterNames[] = {
     {"token_embd", "model.embed_tokens"},
     {"output_norm", "model.norm"},
+    {"output_hc_fn", "model.hc_head_fn"},
+    {"output_hc_base", "model.hc_head_base"},
+    {"output_hc_scale", "model.hc_head_scale"},
     {"output", "lm_head"},
 };
 
@@ -45,6 +48,29 @@ constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
     {"ffn_gate_shexp", "mlp.shared_experts.gate_proj"},
     {"ffn_up_shexp", "mlp.shared_experts.up_proj"},
     {"ffn_down_shexp", "mlp.shared_experts.down_proj"},
+    {"indexer.attn_q_b", "self_attn.indexer.wq_b"},
+    {"indexer.attn_k", "self_attn.indexer.wk"},
+    {"indexer.k_norm", "self_attn.indexer.k_norm"},
+    {"indexer.proj", "self_attn.indexer.weights_proj"},
+    {"attn_kv", "self_attn.kv_proj"},
+    {"attn_output_a", "self_attn.o_a_proj"},
+    {"attn_output_b", "self_attn.o_b_proj"},
+    {"attn_sinks", "self_attn.sinks"},
+    {"attn_compressor_kv", "self_attn.compressor.wkv"},
+    {"attn_compressor_gate", "self_attn.compressor.wgate"},
+    {"attn_compressor_ape", "self_attn.compressor.ape"},
+    {"attn_compressor_norm", "self_attn.compressor.norm"},
+    {"indexer_compressor_kv", "self_attn.indexer.compressor.wkv"},
+    {"indexer_compressor_gate", "self_attn.indexer.compressor.wgate"},
+    {"indexer_compressor_ape", "self_attn.indexer.compressor.ape"},
+    {"indexer_compressor_norm", "self_attn.indexer.compressor.norm"},
+    {"hc_attn_fn", "hc_attn_fn"},
+    {"hc_attn_base", "hc_attn_base"},
+    {"hc_attn_scale", "hc_attn_scale"},
+    {"hc_ffn_fn", "hc_ffn_fn"},
+    {"hc_ffn_base", "hc_ffn_base"},
+    {"hc_ffn_scale", "hc_ffn_scale"},
+    {"ffn_gate_tid2eid", "mlp.gate.tid2eid"},
     {"nextn.eh_proj", "eh_proj"},
     {"nextn.enorm", "enorm"},
     {"nextn.hnorm", "hnorm"},
@@ -179,8 +205,11 @@ void ReadCommon(FieldReader& fields, const GgufFile& gguf,
                 ModelConfig* config) {
   config->vocab_size = ReadVocabSize(fields, gguf);
   config->hidden_size = fields.Int("embedding_length", 1, kMaxHiddenSize);
+  // Absent where every layer has experts.
+  const bool all_experts = fields.Has("attention.compress_ratios");
   config->intermediate_size =
-      UniformInt(fields, "feed_forward_length", kMaxIntermediateSize);
+      UniformInt(fields, "feed_forward_length", kMaxIntermediateSize,
+                 all_experts ? std::optional<int64_t>(0) : std::nullopt);
   config->num_hidden_layers = fields.Int("block_count", 1, kMaxLayers);
   config->num_attention_heads =
       UniformInt(fields, "attention.head_count", kMaxHeads);

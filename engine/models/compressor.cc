@@ -14,7 +14,7 @@ Compressor::Compressor(const ModelConfig& config, const RotaryEmbedding& rope,
       place_(place),
       value_proj_(loader.ExactMatrix(prefix + "wkv.weight")),
       gate_proj_(loader.ExactMatrix(prefix + "wgate.weight")),
-      ape_(loader.Floats(prefix + "ape")),
+      ape_(loader.Floats(prefix + "ape.weight")),
       norm_(loader.Floats(prefix + "norm.weight")) {}
 
 int64_t Compressor::ScratchFloats(int64_t num_tokens) const {

@@ -6,9 +6,9 @@ HyperConnection::HyperConnection(const ModelConfig& config,
                                  const std::string& prefix,
                                  WeightLoader& loader)
     : config_(config),
-      fn_(loader.ExactMatrix(prefix + "_fn")),
-      base_(loader.Floats(prefix + "_base")),
-      scale_(loader.Floats(prefix + "_scale")) {}
+      fn_(loader.ExactMatrix(prefix + "_fn.weight")),
+      base_(loader.Floats(prefix + "_base.weight")),
+      scale_(loader.Floats(prefix + "_scale.weight")) {}
 
 int64_t HyperConnection::ScratchFloats(int64_t num_tokens) const {
   return fn_ == nullptr

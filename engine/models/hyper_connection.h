@@ -15,7 +15,7 @@ namespace shoal {
 
 class HyperConnection {
  public:
-  // Tensors `prefix` + "_fn", "_base" and "_scale"
+  // Tensors `prefix` + "_fn", "_base" and "_scale" (.weight)
   // ("model.layers.3.hc_attn"). `config` must outlive this.
   HyperConnection(const ModelConfig& config, const std::string& prefix,
                   WeightLoader& loader);

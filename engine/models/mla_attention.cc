@@ -37,8 +37,8 @@ bool ExpandedMlaIsCheaper(const ModelConfig& config, int64_t q_len,
   const int64_t absorbed =
       pairs * (2 * rank + rope) + q_len * rank * (nope + value);
   // Laying the head's weights out takes about as long as expanding one row.
-  const int64_t expanded = pairs * (nope + rope + value) +
-                           (context_len + 1) * rank * (nope + value);
+  const int64_t expanded =
+      pairs * (nope + rope + value) + (context_len + 1) * rank * (nope + value);
   return expanded < absorbed;
 }
 

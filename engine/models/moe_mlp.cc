@@ -15,7 +15,7 @@ MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
       load_(config.n_routed_experts) {
   if (config.is_hash_layer(layer)) {
     token_experts_ =
-        loader.Ids(prefix + "gate.tid2eid", config.n_routed_experts);
+        loader.Ids(prefix + "gate.tid2eid.weight", config.n_routed_experts);
   }
   const auto load = [&](const std::string& name) {
     matrices_.push_back(loader.Matrix(name));

@@ -30,16 +30,17 @@ V4Attention::V4Attention(const ModelConfig& config,
     : config_(config),
       layer_(layer),
       ratio_(config.compress_ratios[layer]),
-      q_a_proj_(loader.Matrix(prefix + "wq_a.weight")),
-      q_b_proj_(loader.Matrix(prefix + "wq_b.weight")),
-      kv_proj_(loader.Matrix(prefix + "wkv.weight")),
-      o_b_proj_(loader.Matrix(prefix + "wo_b.weight")),
-      q_norm_(loader.Floats(prefix + "q_norm.weight")),
-      kv_norm_(loader.Floats(prefix + "kv_norm.weight")),
-      sinks_(loader.Floats(prefix + "attn_sink")) {
+      q_a_proj_(loader.Matrix(prefix + "q_a_proj.weight")),
+      q_b_proj_(loader.Matrix(prefix + "q_b_proj.weight")),
+      kv_proj_(loader.Matrix(prefix + "kv_proj.weight")),
+      o_b_proj_(loader.Matrix(prefix + "o_b_proj.weight")),
+      q_norm_(loader.Floats(prefix + "q_a_layernorm.weight")),
+      kv_norm_(loader.Floats(prefix + "kv_a_layernorm.weight")),
+      sinks_(loader.Floats(prefix + "sinks.weight")) {
   for (int64_t g = 0; g < config.o_groups; ++g) {
-    o_a_proj_.push_back(loader.Rows(
-        prefix + "wo_a.weight", g * config.o_lora_rank, config.o_lora_rank));
+    o_a_proj_.push_back(loader.Rows(prefix + "o_a_proj.weight",
+                                    g * config.o_lora_rank,
+                                    config.o_lora_rank));
   }
   if (ratio_ == 0) return;
   const int place = PlaceOf(config, layer);

@@ -21,7 +21,7 @@ using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
 
-constexpr int kFlips = 300;
+constexpr int kFlips = 2000;
 
 std::string ReadAll(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -31,6 +31,13 @@ std::string ReadAll(const fs::path& path) {
 
 void WriteAll(const fs::path& path, const std::string& bytes) {
   std::ofstream(path, std::ios::binary) << bytes;
+}
+
+// One byte of an existing file.
+void Put(const fs::path& path, size_t at, char byte) {
+  std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
+  file.seekp(static_cast<std::streamoff>(at));
+  file.put(byte);
 }
 
 void Replace(std::string* text, const std::string& from,
@@ -87,17 +94,18 @@ class DamageTest : public testing::Test {
       WriteAll(file, original.substr(0, original.size() * i / 16));
       EXPECT_FALSE(Load(model).ok());
     }
+    WriteAll(file, original);
     std::mt19937 random(7);
     for (int i = 0; i < kFlips; ++i) {
       SCOPED_TRACE(i);
-      std::string bytes = original;
       const size_t range =
-          i % 2 == 0 ? std::min(header, bytes.size()) : bytes.size();
-      bytes[random() % range] ^= static_cast<char>(1 + random() % 255);
-      WriteAll(file, bytes);
+          i % 2 == 0 ? std::min(header, original.size()) : original.size();
+      const size_t at = random() % range;
+      const auto flip = static_cast<char>(1 + random() % 255);
+      Put(file, at, static_cast<char>(original[at] ^ flip));
       (void)Load(model);
+      Put(file, at, original[at]);
     }
-    WriteAll(file, original);
     EXPECT_TRUE(Load(model).ok());
   }
 
@@ -122,6 +130,25 @@ TEST_F(DamageTest, Safetensors) {
 }
 
 TEST_F(DamageTest, Config) { Damage(folder_ / "config.json", folder_, 4096); }
+
+// Scaled FP8 and packed FP4 experts, tables of ids, optional tensors.
+TEST_F(DamageTest, DeepseekFolders) {
+  for (const char* name : {"deepseek_v3-fp8", "deepseek_v4-fp8-fp4experts"}) {
+    SCOPED_TRACE(name);
+    for (const char* file : {"config.json", "model.safetensors"}) {
+      fs::copy_file(fs::path(SHOAL_GOLDEN_DIR) / name / file, folder_ / file,
+                    fs::copy_options::overwrite_existing);
+    }
+    Damage(folder_ / "config.json", folder_, 4096);
+    Damage(folder_ / "model.safetensors", folder_, 65536);
+  }
+}
+
+TEST_F(DamageTest, DeepseekGguf) {
+  WriteAll(folder_ / "model.gguf", ReadAll(fs::path(SHOAL_GOLDEN_DIR) / "gguf" /
+                                           "deepseek_v3-mla.gguf"));
+  Damage(folder_ / "model.gguf", folder_ / "model.gguf", 16384);
+}
 
 TEST_F(DamageTest, UnknownArchitecture) {
   Replace(&gguf_, "qwen3", "qwen9");
