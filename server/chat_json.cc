@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "server/errors.h"
+#include "server/text/json_bounds.h"
 
 namespace shoal {
 namespace {
@@ -20,6 +21,9 @@ absl::Status Invalid(const std::string& param, const std::string& message) {
 // `text` as JSON of the wanted kind.
 absl::StatusOr<Json> Parse(const std::string& param, const std::string& text,
                            bool object) {
+  if (!IsBoundedJson(text)) {
+    return Invalid(param, "nested too deeply or too many members");
+  }
   Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (value.is_discarded() ||
       (object ? !value.is_object() : !value.is_array())) {

@@ -12,8 +12,7 @@
 #include "server/errors.h"
 #include "server/metrics.h"
 #include "server/request_id.h"
-#include "server/text/incremental_detokenizer.h"
-#include "server/text/stop_matcher.h"
+#include "server/text/sequence_text.h"
 
 namespace shoal {
 namespace {
@@ -69,9 +68,7 @@ RequestOutcome OutcomeOf(FinishReason worst) {
 struct GenerationSpec {
   std::string request_id;
   std::vector<int32_t> prompt_token_ids;
-  std::vector<std::string> stop;
-  bool include_stop = false;
-  bool skip_special_tokens = true;
+  SequenceTextOptions text;
   int32_t n = 1;
 };
 
@@ -85,8 +82,7 @@ class GenerationImpl : public Generation {
         metrics_(metrics),
         stream_(std::move(stream)) {
     for (int32_t i = 0; i < spec_.n; ++i) {
-      sequences_.push_back(std::make_unique<Sequence>(
-          text, spec_.skip_special_tokens, spec_.stop, spec_.include_stop));
+      sequences_.push_back(std::make_unique<Sequence>(text, spec_.text));
     }
     num_unfinished_ = spec_.n;
   }
@@ -96,15 +92,25 @@ class GenerationImpl : public Generation {
   }
 
   std::optional<GenerationDelta> TryNext() override {
-    while (std::optional<TokenEvent> event = stream_->TryNext()) {
+    while (ready_.empty()) {
+      std::optional<TokenEvent> event = stream_->TryNext();
+      if (!event.has_value()) return std::nullopt;
       Sequence& sequence = *sequences_[event->index];
       if (sequence.finished) continue;  // what came after a stop string
-      return MakeDelta(*std::move(event), sequence);
+      MakeDeltas(*std::move(event), sequence);
     }
-    return std::nullopt;
+    GenerationDelta delta = std::move(ready_.front());
+    ready_.pop_front();
+    if (delta.finish_reason.has_value()) {
+      worst_ = std::max(worst_, *delta.finish_reason);
+      if (--num_unfinished_ == 0) End(OutcomeOf(worst_));
+    }
+    return delta;
   }
   bool done() const override { return num_unfinished_ == 0; }
   void SetNotify(std::function<void()> notify) override {
+    const bool waits = notify && !ready_.empty();
+    if (waits) notify();
     stream_->SetNotify(std::move(notify));
   }
   void Cancel() override { stream_->Cancel(); }
@@ -119,17 +125,16 @@ class GenerationImpl : public Generation {
 
  private:
   struct Sequence {
-    Sequence(const ModelText& text, bool skip_special,
-             const std::vector<std::string>& stops, bool include_stop)
-        : detokenizer(text, skip_special), matcher(stops, include_stop) {}
-    IncrementalDetokenizer detokenizer;
-    StopMatcher matcher;
+    Sequence(const ModelText& text, const SequenceTextOptions& options)
+        : text(text, options) {}
+    SequenceText text;
     int32_t cached_tokens = 0;
     int32_t completion_tokens = 0;
     bool finished = false;
   };
 
-  GenerationDelta MakeDelta(TokenEvent event, Sequence& sequence);
+  // Appends at least one to ready_.
+  void MakeDeltas(TokenEvent event, Sequence& sequence);
   TextLogprob MakeLogprob(const TokenLogprob& logprob) const;
   std::vector<PositionTextLogprobs> MakeLogprobs(
       const std::vector<PositionLogprobs>& logprobs) const;
@@ -143,61 +148,77 @@ class GenerationImpl : public Generation {
   ServerMetrics* const metrics_;
   std::unique_ptr<EngineStream> stream_;
   std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::deque<GenerationDelta> ready_;  // made, not taken
   int32_t num_unfinished_ = 0;
   FinishReason worst_ = FinishReason::kStop;
 };
 
-GenerationDelta GenerationImpl::MakeDelta(TokenEvent event,
-                                          Sequence& sequence) {
-  GenerationDelta delta;
-  delta.index = event.index;
-  delta.finish_reason = event.finish_reason;
-  delta.matched_stop_token = event.stop_token_id;
-  delta.status = event.status;
+GenerationDelta::Kind KindOf(CompletionDelta::Kind kind) {
+  switch (kind) {
+    case CompletionDelta::Kind::kContent:
+      return GenerationDelta::Kind::kContent;
+    case CompletionDelta::Kind::kReasoning:
+      return GenerationDelta::Kind::kReasoning;
+    case CompletionDelta::Kind::kToolCall:
+      return GenerationDelta::Kind::kToolCall;
+  }
+  return GenerationDelta::Kind::kContent;
+}
+
+void GenerationImpl::MakeDeltas(TokenEvent event, Sequence& sequence) {
+  std::vector<PositionTextLogprobs> prompt_logprobs;
   if (sequence.completion_tokens == 0) {
     sequence.cached_tokens = event.num_cached_tokens;
-    delta.prompt_logprobs = MakeLogprobs(event.prompt_logprobs);
+    prompt_logprobs = MakeLogprobs(event.prompt_logprobs);
   }
   size_t used = 0;
+  bool matched = false;
   for (int32_t token : event.token_ids) {
     ++used;
     ++sequence.completion_tokens;
     // The token that ends a turn is no part of its text.
     if (event.stop_token_id >= 0 && used == event.token_ids.size()) break;
-    StopMatcher::Result result =
-        sequence.matcher.Push(sequence.detokenizer.Push(token));
-    delta.text += result.text;
-    if (result.matched) {
-      delta.matched_stop = std::move(result.stop);
-      delta.matched_stop_token = -1;
-      if (!delta.finish_reason.has_value()) stream_->Finish(event.index);
-      delta.finish_reason = FinishReason::kStop;
-      break;
-    }
+    matched = sequence.text.Push(token);
+    if (!matched) continue;
+    if (!event.finish_reason.has_value()) stream_->Finish(event.index);
+    break;
   }
   event.token_ids.resize(used);
   if (event.logprobs.size() > used) event.logprobs.resize(used);
-  delta.logprobs = MakeLogprobs(event.logprobs);
-  delta.token_ids = std::move(event.token_ids);
+  const bool ended_well = event.finish_reason == FinishReason::kStop ||
+                          event.finish_reason == FinishReason::kLength;
+  if (event.finish_reason.has_value() && !matched) {
+    matched = sequence.text.Finish() && ended_well;
+  }
+  if (matched) {
+    event.finish_reason = FinishReason::kStop;
+    event.stop_token_id = -1;
+  }
 
-  if (delta.finish_reason.has_value() && delta.matched_stop.empty()) {
-    StopMatcher::Result result =
-        sequence.matcher.Push(sequence.detokenizer.Finish());
-    delta.text += result.text;
-    if (result.matched) {
-      delta.matched_stop = std::move(result.stop);
-    } else {
-      delta.text += sequence.matcher.Finish();
-    }
+  std::vector<CompletionDelta> parts = sequence.text.Take();
+  if (parts.empty()) parts.emplace_back();  // text held back
+  const size_t first = ready_.size();
+  for (CompletionDelta& part : parts) {
+    GenerationDelta& delta = ready_.emplace_back();
+    delta.index = event.index;
+    delta.kind = KindOf(part.kind);
+    delta.text = std::move(part.text);
+    delta.tool_call_index = part.tool_call_index;
+    delta.tool_call_id = std::move(part.tool_call_id);
+    delta.tool_name = std::move(part.tool_name);
+    delta.usage = {prompt_tokens(), sequence.cached_tokens,
+                   sequence.completion_tokens};
   }
-  delta.usage = {prompt_tokens(), sequence.cached_tokens,
-                 sequence.completion_tokens};
-  if (delta.finish_reason.has_value()) {
-    sequence.finished = true;
-    worst_ = std::max(worst_, *delta.finish_reason);
-    if (--num_unfinished_ == 0) End(OutcomeOf(worst_));
-  }
-  return delta;
+  GenerationDelta& front = ready_[first];
+  front.prompt_logprobs = std::move(prompt_logprobs);
+  front.logprobs = MakeLogprobs(event.logprobs);
+  front.token_ids = std::move(event.token_ids);
+  GenerationDelta& last = ready_.back();
+  last.finish_reason = event.finish_reason;
+  if (matched) last.matched_stop = sequence.text.matched_stop();
+  last.matched_stop_token = event.stop_token_id;
+  last.status = std::move(event.status);
+  sequence.finished = event.finish_reason.has_value();
 }
 
 TextLogprob GenerationImpl::MakeLogprob(const TokenLogprob& logprob) const {
@@ -316,6 +337,11 @@ absl::StatusOr<std::unique_ptr<Generation>> GenerationServiceImpl::TryStart(
     return Invalid("max_tokens", absl::StrCat("expected at least 1, got ",
                                               *request.max_tokens));
   }
+  const auto* chat = std::get_if<ChatPrompt>(&request.prompt);
+  const bool is_chat = chat != nullptr;
+  // An array of objects, or else no array of tools, which encoding refuses.
+  const bool has_tools =
+      is_chat && chat->tools_json.find('{') != std::string::npos;
   absl::StatusOr<std::vector<int32_t>> ids =
       EncodePrompt(std::move(request.prompt));
   if (!ids.ok()) return ids.status();
@@ -341,9 +367,13 @@ absl::StatusOr<std::unique_ptr<Generation>> GenerationServiceImpl::TryStart(
   spec.request_id = request.request_id.empty() ? NewRequestId()
                                                : std::move(request.request_id);
   spec.prompt_token_ids = *ids;
-  spec.stop = std::move(request.stop);
-  spec.include_stop = request.include_stop_in_output;
-  spec.skip_special_tokens = request.skip_special_tokens;
+  spec.text.stop = std::move(request.stop);
+  spec.text.include_stop = request.include_stop_in_output;
+  spec.text.skip_special_tokens = request.skip_special_tokens;
+  if (is_chat) spec.text.parser = ChooseParser(text_, *ids, has_tools);
+  if (spec.text.parser.has_value()) {
+    spec.text.parser->new_call_id = [] { return "call_" + NewRequestId(); };
+  }
   spec.n = engine_request.n;
   engine_request.prompt_token_ids = *std::move(ids);
 

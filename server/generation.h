@@ -1,7 +1,8 @@
 // Every dialect ends here: an adapter turns its wire message into one
 // GenerationRequest, and reads typed deltas from the Generation that comes
-// back. Rendering, tokenising, stop strings and detokenising happen behind this
-// header; token ids and scheduling behind engine/engine.h.
+// back. Rendering, tokenising, stop strings, detokenising and parsing of
+// answers happen behind this header; token ids and scheduling behind
+// engine/engine.h.
 #pragma once
 
 #include <cstdint>

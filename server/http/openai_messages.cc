@@ -140,13 +140,19 @@ ChatPrompt ReadChatPrompt(JsonFields& fields) {
                   "unsupported_value");
     }
   }
+  Json variables = Json::object();
   if (const Json* kwargs = fields.Get("chat_template_kwargs")) {
-    if (!kwargs->is_object()) {
+    if (kwargs->is_object()) {
+      variables = *kwargs;
+    } else {
       fields.Fail("chat_template_kwargs", "must be an object", "invalid_type");
-    } else if (!kwargs->empty()) {
-      prompt.template_kwargs_json = kwargs->dump();
     }
   }
+  // Templates that know efforts read them from a variable of that name.
+  if (auto effort = fields.String("reasoning_effort")) {
+    variables.emplace("reasoning_effort", *std::move(effort));
+  }
+  if (!variables.empty()) prompt.template_kwargs_json = variables.dump();
   prompt.add_generation_prompt =
       fields.Bool("add_generation_prompt").value_or(true);
   return prompt;

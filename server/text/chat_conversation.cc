@@ -191,6 +191,11 @@ std::string DumpPythonJson(const OrderedJson& value) {
   return text;
 }
 
+std::string ArgumentsText(const ConversationCall& call) {
+  return call.arguments.is_string() ? call.arguments.get<std::string>()
+                                    : DumpPythonJson(call.arguments);
+}
+
 absl::StatusOr<OrderedJson> ArgumentsObject(const ConversationTurn& turn,
                                             const ConversationCall& call) {
   if (call.arguments.is_object()) return call.arguments;

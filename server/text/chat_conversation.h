@@ -1,5 +1,5 @@
 // What the chat formats read: messages, tools and variables, parsed and
-// checked. Shared by the encoders of chat_formats.h only.
+// checked. For the encoders of chat_formats.h and model_text.cc only.
 #pragma once
 
 #include <initializer_list>
@@ -55,6 +55,8 @@ absl::StatusOr<Conversation> ParseConversation(const ChatTemplateInput& input);
 // As Python's json.dumps(ensure_ascii=False): ", " and ": ", keys as given.
 std::string DumpPythonJson(const OrderedJson& value);
 
+// The arguments of a call as JSON text.
+std::string ArgumentsText(const ConversationCall& call);
 // The arguments of a call of `turn` as an object.
 absl::StatusOr<OrderedJson> ArgumentsObject(const ConversationTurn& turn,
                                             const ConversationCall& call);

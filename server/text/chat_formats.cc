@@ -42,11 +42,6 @@ absl::StatusOr<std::string> EncodeV2(const Conversation& conversation) {
   return out;
 }
 
-std::string ArgumentsText(const ConversationCall& call) {
-  return call.arguments.is_string() ? call.arguments.get<std::string>()
-                                    : DumpPythonJson(call.arguments);
-}
-
 // v3, r1 and v3.1 differ in what follows the assistant's token, in how calls
 // and results are set, and in what is cut from earlier answers.
 class V3Encoder {

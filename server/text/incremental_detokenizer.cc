@@ -1,5 +1,6 @@
 #include "server/text/incremental_detokenizer.h"
 
+#include <algorithm>
 #include <string_view>
 
 namespace shoal {
@@ -42,7 +43,10 @@ Utf8Front ReadFront(std::string_view bytes) {
 }  // namespace
 
 std::string IncrementalDetokenizer::Push(int32_t token) {
-  if (skip_special_tokens_ && text_.IsSpecial(token)) return "";
+  if (skip_special_tokens_ && text_.IsSpecial(token) &&
+      std::ranges::find(kept_, token) == kept_.end()) {
+    return "";
+  }
   std::string_view bytes = text_.TokenBytes(token);
   if (bytes.empty()) return "";
   if (at_start_ && text_.StripsLeadingSpace() && bytes.front() == ' ') {

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "server/text/model_text.h"
 
@@ -14,9 +16,12 @@ namespace shoal {
 
 class IncrementalDetokenizer {
  public:
-  // `text` must outlive this.
-  IncrementalDetokenizer(const ModelText& text, bool skip_special_tokens)
-      : text_(text), skip_special_tokens_(skip_special_tokens) {}
+  // `text` must outlive this. `kept`: ids that stay even if they are special.
+  IncrementalDetokenizer(const ModelText& text, bool skip_special_tokens,
+                         std::vector<int32_t> kept = {})
+      : text_(text),
+        skip_special_tokens_(skip_special_tokens),
+        kept_(std::move(kept)) {}
 
   // Text that is certain now; may be empty.
   std::string Push(int32_t token);
@@ -26,6 +31,7 @@ class IncrementalDetokenizer {
  private:
   const ModelText& text_;
   const bool skip_special_tokens_;
+  const std::vector<int32_t> kept_;
   bool at_start_ = true;
   std::string pending_;  // bytes of a character that is not whole yet
 };

@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "engine/loading/gguf.h"
+#include "server/text/chat_conversation.h"
 #include "server/text/chat_formats.h"
+#include "server/text/chat_tokens.h"
 #include "server/text/incremental_detokenizer.h"
 #include "server/text/text_source.h"
 
@@ -52,6 +54,7 @@ class RustModelText : public ModelText {
         return added_ids_.contains(token);
       });
     }
+    SetSyntax();
   }
 
   int32_t vocab_size() const override {
@@ -99,6 +102,8 @@ class RustModelText : public ModelText {
     return tokens;
   }
 
+  const CompletionSyntax& completion_syntax() const override { return syntax_; }
+
   std::string_view TokenBytes(int32_t token) const override {
     if (token < 0 || token >= vocab_size()) return "";
     const ShoalBytes& bytes = tokens_[token].bytes;
@@ -136,6 +141,23 @@ class RustModelText : public ModelText {
     }
     pieces.push_back(text);
     return pieces;
+  }
+
+  void SetSyntax() {
+    using namespace chat_tokens;  // NOLINT: a list of them
+    const bool thinks = format_.has_value() && *format_ != ChatFormat::kV2 &&
+                        *format_ != ChatFormat::kV3;
+    syntax_.think_tags =
+        thinks || source_.template_thinks || added_ids_.contains(kEndThink);
+    syntax_.tool_blocks =
+        (format_.has_value() && *format_ != ChatFormat::kV2) ||
+        added_ids_.contains(kToolCallsBegin) || added_ids_.contains(kDsml);
+    for (std::string_view marker :
+         {kThink, kEndThink, kToolCallsBegin, kToolCallsEnd, kToolCallBegin,
+          kToolCallEnd, kToolSep, kDsml}) {
+      const auto added = added_ids_.find(marker);
+      if (added != added_ids_.end()) syntax_.tokens.push_back(added->second);
+    }
   }
 
   void AddEnd(int32_t id) {
@@ -176,6 +198,40 @@ class RustModelText : public ModelText {
     if (!source_.has_chat_template) {
       return absl::FailedPreconditionError("the model has no chat template");
     }
+    absl::StatusOr<std::string> text = RenderTemplate(input);
+    if (absl::IsInvalidArgument(text.status())) {
+      // Some print arguments with tojson, others join them to text as they are.
+      std::optional<ChatTemplateInput> printed = PrintArguments(input);
+      if (printed.has_value()) {
+        absl::StatusOr<std::string> retried = RenderTemplate(*printed);
+        if (retried.ok()) return retried;
+      }
+    }
+    return text;
+  }
+
+  // The same with tool calls' arguments as JSON text; absent: there are none.
+  static std::optional<ChatTemplateInput> PrintArguments(
+      const ChatTemplateInput& input) {
+    if (input.messages_json.find("\"tool_calls\"") == std::string::npos) {
+      return std::nullopt;
+    }
+    absl::StatusOr<Conversation> conversation = ParseConversation(input);
+    if (!conversation.ok()) return std::nullopt;
+    OrderedJson messages = OrderedJson::parse(input.messages_json);
+    for (const ConversationTurn& turn : conversation->turns) {
+      for (size_t i = 0; i < turn.calls.size(); ++i) {
+        messages[turn.index]["tool_calls"][i]["function"]["arguments"] =
+            ArgumentsText(turn.calls[i]);
+      }
+    }
+    ChatTemplateInput printed = input;
+    printed.messages_json = messages.dump();
+    return printed;
+  }
+
+  absl::StatusOr<std::string> RenderTemplate(
+      const ChatTemplateInput& input) const {
     const ShoalChat chat = {
         .messages = ToShoalBytes(input.messages_json),
         .tools = ToShoalBytes(input.tools_json),
@@ -219,6 +275,7 @@ class RustModelText : public ModelText {
   }
 
   TextSource source_;
+  CompletionSyntax syntax_;
   std::optional<ChatFormat> format_;    // only where there is no template
   std::span<const ShoalToken> tokens_;  // of source_.text
   bool strips_leading_space_ = false;
@@ -252,6 +309,11 @@ absl::StatusOr<std::unique_ptr<ModelText>> ModelText::LoadFolder(
 absl::StatusOr<std::unique_ptr<ModelText>> ModelText::LoadGguf(
     const GgufFile& gguf, std::string_view model_type) {
   return Make(ReadGgufText(gguf), model_type);
+}
+
+const CompletionSyntax& ModelText::completion_syntax() const {
+  static const CompletionSyntax kNone;
+  return kNone;
 }
 
 std::string ModelText::Decode(std::span<const int32_t> tokens,

@@ -33,6 +33,13 @@ struct ChatTemplateInput {
   bool add_generation_prompt = true;
 };
 
+// What a model's answers are made of besides text (completion_parser.h).
+struct CompletionSyntax {
+  bool think_tags = false;      // it may write <think>...</think>
+  bool tool_blocks = false;     // it may write blocks of tool calls
+  std::vector<int32_t> tokens;  // of the markers, special ones among them
+};
+
 class ModelText {
  public:
   virtual ~ModelText() = default;
@@ -65,6 +72,8 @@ class ModelText {
   // Tokens of the rendered chat, without a second bos.
   virtual absl::StatusOr<std::vector<int32_t>> EncodeChat(
       const ChatTemplateInput& input) const = 0;
+
+  virtual const CompletionSyntax& completion_syntax() const;
 
   // The bytes a token stands for: part of a character perhaps; an added
   // token's text; empty for an id that has none. Valid as long as this.

@@ -40,16 +40,16 @@ StopMatcher::Result StopMatcher::Push(std::string_view text) {
   return result;
 }
 
-std::string StopMatcher::Finish() {
+StopMatcher::Result StopMatcher::Finish() {
   const std::string held = std::exchange(held_, "");
   for (size_t at = 0; at < held.size(); ++at) {
     for (const std::string& stop : stops_) {
-      if (std::string_view(held).substr(at).starts_with(stop)) {
-        return held.substr(0, at + (include_stop_ ? stop.size() : 0));
-      }
+      if (!std::string_view(held).substr(at).starts_with(stop)) continue;
+      return {held.substr(0, at + (include_stop_ ? stop.size() : 0)), true,
+              stop};
     }
   }
-  return held;
+  return {held, false, ""};
 }
 
 }  // namespace shoal

@@ -22,9 +22,9 @@ class StopMatcher {
   };
   // REQUIRES: no earlier call matched.
   Result Push(std::string_view text);
-  // What was held back, at the end of the sequence. A stop string in it, which
-  // a longer one could have replaced, still ends the text.
-  std::string Finish();
+  // What was held back, when what comes next cannot continue it. A stop string
+  // in it, which a longer one could have replaced, matches now.
+  Result Finish();
 
  private:
   std::vector<std::string> stops_;

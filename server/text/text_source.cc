@@ -15,6 +15,7 @@ namespace {
 absl::Status SetTemplate(std::string_view file, std::string_view source,
                          TextSource& out) {
   out.has_chat_template = true;
+  out.template_thinks = source.find("</think>") != source.npos;
   return TakeStatus(
       shoal_text_set_template(out.text.get(), ToShoalBytes(source),
                               ToShoalBytes(out.bos_token),

@@ -22,6 +22,7 @@ struct FreeShoalText {
 struct TextSource {
   std::unique_ptr<ShoalText, FreeShoalText> text;
   bool has_chat_template = false;
+  bool template_thinks = false;  // it knows think tags
   // Texts of these tokens; empty: the model has none.
   std::string bos_token;
   std::string eos_token;

@@ -6,6 +6,7 @@
 #include <string>
 #include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "server/errors.h"
 
 namespace shoal {
@@ -120,6 +121,22 @@ TEST(OpenAiRequestTest, Messages) {
             R"([{"type":"function","function":{"name":"f","a":1}}])");
   EXPECT_EQ(prompt.template_kwargs_json, R"({"thinking":true})");
   EXPECT_FALSE(prompt.add_generation_prompt);
+}
+
+TEST(OpenAiRequestTest, ReasoningEffortIsATemplateVariable) {
+  const auto kwargs = [](const char* members) {
+    const auto request = ParseChatRequest(Http(absl::StrCat(
+        R"({"messages":[{"role":"user","content":"x"}],)", members, "}")));
+    EXPECT_TRUE(request.ok()) << request.status();
+    return std::get<ChatPrompt>(request->generations[0].prompt)
+        .template_kwargs_json;
+  };
+  EXPECT_EQ(kwargs(R"("reasoning_effort":"max")"),
+            R"({"reasoning_effort":"max"})");
+  EXPECT_EQ(kwargs(R"("reasoning_effort":"low",)"
+                   R"("chat_template_kwargs":{"reasoning_effort":"max"})"),
+            R"({"reasoning_effort":"max"})");
+  EXPECT_EQ(kwargs(R"("chat_template_kwargs":{})"), "");
 }
 
 TEST(OpenAiRequestTest, PromptsOfCompletions) {

@@ -354,6 +354,22 @@ TEST_F(BuiltInFormatTest, TypedControlTokensStayText) {
   EXPECT_THAT(rendered, Not(HasSubstr("\xEF\xB7\x90")));
 }
 
+TEST_F(BuiltInFormatTest, SyntaxComesFromFormatTemplateAndVocabulary) {
+  const CompletionSyntax& v4 = text_->completion_syntax();
+  EXPECT_TRUE(v4.think_tags);
+  EXPECT_TRUE(v4.tool_blocks);
+  EXPECT_THAT(v4.tokens, testing::UnorderedElementsAre(
+                             text_->TokenId("<think>").value(),
+                             text_->TokenId("</think>").value(),
+                             text_->TokenId("｜DSML｜").value()));
+
+  const ModelFolder plain;
+  EXPECT_FALSE(plain.Load().value()->completion_syntax().think_tags);
+  EXPECT_FALSE(plain.Load().value()->completion_syntax().tool_blocks);
+  plain.Write("chat_template.jinja", "{{ '<think></think>' }}");
+  EXPECT_TRUE(plain.Load().value()->completion_syntax().think_tags);
+}
+
 TEST_F(BuiltInFormatTest, AModelsOwnTemplateComesFirst) {
   folder_.Write("chat_template.jinja", "mine");
   const auto text =

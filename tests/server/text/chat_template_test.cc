@@ -92,6 +92,22 @@ TEST_F(ChatTemplateTest, TemplatesComeFromTheConfigToo) {
             absl::StatusCode::kFailedPrecondition);
 }
 
+// DeepSeek's own templates join arguments to text, others print a value.
+TEST_F(ChatTemplateTest, ArgumentsAreWhatTheTemplateCanPrint) {
+  const std::string arguments = "messages[0].tool_calls[0].function.arguments";
+  const ChatTemplateInput input =
+      WithMessages(R"([{"role":"assistant","tool_calls":[{"id":"1","function":)"
+                   R"({"name":"f","arguments":{"a":[1,"é"]}}}]}])");
+  EXPECT_EQ(Render("{{ 'x' + " + arguments + " }}", input),
+            R"(x{"a": [1, "é"]})");
+  EXPECT_EQ(Render("{{ " + arguments + ".a[0] }}", input), "1");
+  EXPECT_EQ(Load("{{ raise_exception('no') }}" + arguments)
+                ->RenderChat(input)
+                .status()
+                .message(),
+            "no");
+}
+
 TEST_F(ChatTemplateTest, ErrorsAreTheTemplatesOwnWords) {
   auto refused =
       Load("{{ raise_exception('roles must alternate') }}")->RenderChat(kHi);

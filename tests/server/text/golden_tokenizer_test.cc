@@ -69,5 +69,34 @@ TEST(GoldenTokenizerTest, DeepseekFromFolder) {
   EXPECT_EQ((*text)->end_token_ids(), std::vector<int32_t>{1});
 }
 
+// Prompts of the built-in format have the tokens of their text as a whole,
+// where users typed no control tokens.
+TEST(GoldenTokenizerTest, DeepseekV4Chats) {
+  auto text =
+      ModelText::LoadFolder(CachePath("deepseek-v4-tokenizer"), "deepseek_v4");
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_TRUE((*text)->completion_syntax().think_tags);
+  EXPECT_EQ((*text)->completion_syntax().tokens.size(), 8u);
+  const std::string path = std::string(SHOAL_GOLDEN_DIR) + "/chat/chat.json";
+  for (const auto& golden : nlohmann::ordered_json::parse(ReadFile(path))) {
+    if (golden["format"] != "v4") continue;
+    ChatTemplateInput input;
+    input.messages_json = golden["messages"].dump();
+    nlohmann::json kwargs = {{"thinking", golden["thinking"]}};
+    if (golden.contains("reasoning_effort")) {
+      kwargs["reasoning_effort"] = golden["reasoning_effort"];
+    }
+    input.template_kwargs_json = kwargs.dump();
+    const std::string prompt = golden["prompt"];
+    const auto ids = (*text)->EncodeChat(input).value();
+    EXPECT_EQ((*text)->Decode(ids, false), prompt);
+    if (golden["name"] == "quotes") {
+      EXPECT_NE(ids, (*text)->Encode(prompt, false).value());
+    } else {
+      EXPECT_EQ(ids, (*text)->Encode(prompt, false).value()) << prompt;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace shoal
