@@ -42,7 +42,9 @@ struct RoundedRows {
 //          low half and weight 8c + 4 + j in its high half
 //   8-bit: 8 · R · 4 bytes; byte [c][r][j] holds weight 4c + j of row r
 // so that a dot instruction finds four neighbouring weights of each row in one
-// 32-bit lane. Weight = scale · q (+ min); q is 0..15, -8..7 (has_offset:
+// 32-bit lane. Kinds of two levels (kU4Super) have before every kSuperGroups
+// groups R f16 scales and R f16 minima, and in a group R bytes and R bytes that
+// multiply them. Weight = scale · q (+ min); q is 0..15, -8..7 (has_offset:
 // stored plus 8), a table's value, or -128..127.
 struct IntTiles {
   const uint8_t* data = nullptr;
@@ -51,14 +53,16 @@ struct IntTiles {
   int64_t tile_bytes = 0;
 };
 enum class IntKind : uint8_t {
-  kU4Min,   // Q4_1, Q4_K: scale · q + min
-  kS4,      // Q4_0: scale · (q - 8)
-  kTable4,  // IQ4_NL, IQ4_XS: scale · kIq4Levels[q]
-  kS8,      // Q8_0, Q5_0, Q3_K...: scale · q
-  kU8Min,   // Q5_1, Q5_K: scale · q + min
-  kS8Half,  // Q6_K: two scales a group, 16 values each
+  kU4Min,    // Q4_1: scale · q + min
+  kS4,       // Q4_0: scale · (q - 8)
+  kTable4,   // IQ4_NL, IQ4_XS: scale · kIq4Levels[q]
+  kS8,       // Q8_0, Q5_0, Q3_K...: scale · q
+  kU8Min,    // Q5_1, Q5_K: scale · q + min
+  kS8Half,   // Q6_K: two scales a group, 16 values each
+  kU4Super,  // Q4_K: (d · scale) · q - dmin · min
 };
-inline constexpr int kNumIntKinds = 6;
+inline constexpr int kNumIntKinds = 7;
+inline constexpr int kSuperGroups = 8;
 
 // Rows of plain floats where the checkpoint has them.
 struct FloatRows {

@@ -63,7 +63,7 @@ class CpuKernelTable : public KernelTable {
 
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) override {
-    return PackForCpu(weight, precision, ops_.tile_rows, pool_);
+    return PackForCpu(weight, precision, ops_.tile_rows, packed_memory_, pool_);
   }
 
   void Linear(const LinearParams& params) override;
@@ -157,6 +157,7 @@ class CpuKernelTable : public KernelTable {
 
   const CpuOps& ops_;
   ThreadPool pool_;
+  PackedMemory packed_memory_;
   std::vector<std::vector<float>> scratch_;  // one a thread
   std::vector<int8_t> rounded_values_;
   std::vector<float> rounded_scales_;

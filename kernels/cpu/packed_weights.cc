@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -16,22 +17,29 @@ namespace shoal {
 namespace {
 
 constexpr int64_t kHugePage = int64_t{2} << 20;
+constexpr int64_t kPackedChunk = int64_t{128} << 20;
+
+// The compiler is to see which type it is in the loops below, so that each
+// becomes straight code.
+#define SHOAL_INLINE inline __attribute__((always_inline))
 
 // One group of kGroup weights as integers.
 struct Group {
   uint8_t q[kGroup];   // as IntTiles stores them, one a byte
   uint16_t scales[2];  // f16
   uint16_t min;        // f16
+  uint8_t factors[2];  // kU4Super: of the super-block's scale and minimum
 };
 
 // The tile form of a stored type; nothing for types that have none.
-std::optional<IntKind> KindOf(DType dtype) {
+constexpr std::optional<IntKind> KindOf(DType dtype) {
   switch (dtype) {
     case DType::kQ4_0:
       return IntKind::kS4;
     case DType::kQ4_1:
-    case DType::kQ4_K:
       return IntKind::kU4Min;
+    case DType::kQ4_K:
+      return IntKind::kU4Super;
     case DType::kIQ4_NL:
     case DType::kIQ4_XS:
       return IntKind::kTable4;
@@ -64,16 +72,24 @@ bool IsWeight(DType dtype) {
   }
 }
 
-int64_t GroupBytes(IntKind kind, int tile_rows) {
-  const bool four_bit = kind == IntKind::kU4Min || kind == IntKind::kS4 ||
-                        kind == IntKind::kTable4;
+constexpr bool IsFourBit(IntKind kind) {
+  return kind == IntKind::kU4Min || kind == IntKind::kS4 ||
+         kind == IntKind::kTable4 || kind == IntKind::kU4Super;
+}
+
+constexpr int64_t GroupBytes(IntKind kind, int tile_rows) {
   const int halves = 1 + (kind == IntKind::kU4Min || kind == IntKind::kU8Min ||
                           kind == IntKind::kS8Half);
-  return int64_t{tile_rows} * (2 * halves + kGroup / (four_bit ? 2 : 1));
+  // Two factors take as much as one half.
+  return int64_t{tile_rows} * (2 * halves + kGroup / (IsFourBit(kind) ? 2 : 1));
+}
+
+constexpr int64_t SuperHeadBytes(IntKind kind, int tile_rows) {
+  return kind == IntKind::kU4Super ? int64_t{4} * tile_rows : 0;
 }
 
 // Nibbles in the order of Q4_0: low halves first.
-void SplitNibbles(const uint8_t* qs, uint8_t* q) {
+SHOAL_INLINE void SplitNibbles(const uint8_t* qs, uint8_t* q) {
   for (int j = 0; j < 16; ++j) {
     q[j] = qs[j] & 15;
     q[j + 16] = qs[j] >> 4;
@@ -81,33 +97,39 @@ void SplitNibbles(const uint8_t* qs, uint8_t* q) {
 }
 
 // Fifth bits of Q5_0 and Q5_1.
-void AddFifthBits(const uint8_t* qh, uint8_t* q) {
+SHOAL_INLINE void AddFifthBits(const uint8_t* qh, uint8_t* q) {
   const auto bits = LoadUnaligned<uint32_t>(qh);
   for (int j = 0; j < kGroup; ++j) q[j] |= ((bits >> j) & 1u) << 4;
 }
 
-uint16_t HalfProduct(const uint8_t* half, int factor) {
+SHOAL_INLINE uint16_t HalfProduct(const uint8_t* half, int factor) {
   return F32ToF16(F16ToF32(LoadUnaligned<uint16_t>(half)) *
                   static_cast<float>(factor));
 }
 
 // Group `i` (0..7) of a block of 256; layouts in kernels/quant/dequantize.h.
-void ReadSuperBlockGroup(DType dtype, const uint8_t* block, int i,
-                         Group* group) {
+SHOAL_INLINE void ReadSuperBlockGroup(DType dtype, const uint8_t* block, int i,
+                                      Group* group) {
   switch (dtype) {
-    case DType::kQ4_K:
+    case DType::kQ4_K: {
+      UnpackK4Scale(block + 4, i, &group->factors[0], &group->factors[1]);
+      group->scales[0] = LoadUnaligned<uint16_t>(block);
+      group->min = LoadUnaligned<uint16_t>(block + 2);
+      const uint8_t* qs = block + 16 + 32 * (i / 2);
+      const int shift = i % 2 * 4;
+      for (int l = 0; l < kGroup; ++l) group->q[l] = (qs[l] >> shift) & 15;
+      return;
+    }
     case DType::kQ5_K: {
-      const uint8_t* qs = block + (dtype == DType::kQ4_K ? 16 : 48);
       uint8_t scale, min;
       UnpackK4Scale(block + 4, i, &scale, &min);
       group->scales[0] = HalfProduct(block, scale);
       group->min = HalfProduct(block + 2, -static_cast<int>(min));
+      const uint8_t* qs = block + 48 + 32 * (i / 2);
+      const int shift = i % 2 * 4;
       for (int l = 0; l < kGroup; ++l) {
-        const uint8_t byte = qs[32 * (i / 2) + l];
-        group->q[l] = i % 2 == 0 ? byte & 15 : byte >> 4;
-        if (dtype == DType::kQ5_K) {
-          group->q[l] |= ((block[16 + l] >> i) & 1) << 4;
-        }
+        group->q[l] = static_cast<uint8_t>(((qs[l] >> shift) & 15) |
+                                           ((block[16 + l] >> i) & 1) << 4);
       }
       return;
     }
@@ -153,13 +175,25 @@ void ReadSuperBlockGroup(DType dtype, const uint8_t* block, int i,
   }
 }
 
-// Group `g` of a stored row.
-void ReadGroup(DType dtype, const uint8_t* row, int64_t g, Group* group) {
-  const DTypeInfo& info = GetDTypeInfo(dtype);
-  const int per_block = info.block_elements / kGroup;
-  const uint8_t* block = row + g / per_block * info.block_bytes;
-  if (per_block > 1) {
-    ReadSuperBlockGroup(dtype, block, static_cast<int>(g % per_block), group);
+// Groups in a block.
+constexpr int GroupsOf(DType dtype) {
+  switch (dtype) {
+    case DType::kQ3_K:
+    case DType::kQ4_K:
+    case DType::kQ5_K:
+    case DType::kQ6_K:
+    case DType::kIQ4_XS:
+      return kSuperGroups;
+    default:
+      return 1;
+  }
+}
+
+// Group `i` of a stored block.
+SHOAL_INLINE void ReadGroup(DType dtype, const uint8_t* block, int i,
+                            Group* group) {
+  if (GroupsOf(dtype) > 1) {
+    ReadSuperBlockGroup(dtype, block, i, group);
     return;
   }
   group->scales[0] = LoadUnaligned<uint16_t>(block);
@@ -184,26 +218,100 @@ void ReadGroup(DType dtype, const uint8_t* row, int64_t g, Group* group) {
   }
 }
 
-// Writes row `r` of a tile's group.
-void WriteGroup(IntKind kind, const Group& group, int r, int tile_rows,
-                uint8_t* out) {
-  const auto put_half = [&](uint16_t half) {
-    std::memcpy(out + 2 * r, &half, sizeof(half));
+SHOAL_INLINE void PutHalf(uint16_t half, uint8_t* out) {
+  std::memcpy(out, &half, sizeof(half));
+}
+
+// Writes row `r` of group `g` of a tile.
+SHOAL_INLINE void WriteGroup(IntKind kind, const Group& group, int64_t g, int r,
+                             int tile_rows, uint8_t* tile) {
+  const int64_t head = SuperHeadBytes(kind, tile_rows);
+  uint8_t* out =
+      tile + g * GroupBytes(kind, tile_rows) + (g / kSuperGroups + 1) * head;
+  if (kind == IntKind::kU4Super) {
+    if (g % kSuperGroups == 0) {
+      PutHalf(group.scales[0], out - head + 2 * r);
+      PutHalf(group.min, out - head + 2 * (tile_rows + r));
+    }
+    out[r] = group.factors[0];
+    out[tile_rows + r] = group.factors[1];
     out += 2 * tile_rows;
-  };
-  put_half(group.scales[0]);
-  if (kind == IntKind::kS8Half) put_half(group.scales[1]);
-  if (kind == IntKind::kU4Min || kind == IntKind::kU8Min) put_half(group.min);
-  if (kind == IntKind::kU4Min || kind == IntKind::kS4 ||
-      kind == IntKind::kTable4) {
-    for (int k = 0; k < kGroup; ++k) {
-      uint8_t& byte = out[(k / 8 * tile_rows + r) * 4 + k % 4];
-      byte |= k % 8 < 4 ? group.q[k] : group.q[k] << 4;
-    }
   } else {
-    for (int k = 0; k < kGroup; ++k) {
-      out[(k / 4 * tile_rows + r) * 4 + k % 4] = group.q[k];
+    const auto put = [&](uint16_t half) {
+      PutHalf(half, out + 2 * r);
+      out += 2 * tile_rows;
+    };
+    put(group.scales[0]);
+    if (kind == IntKind::kS8Half) put(group.scales[1]);
+    if (kind == IntKind::kU4Min || kind == IntKind::kU8Min) put(group.min);
+  }
+  // Four weights at a time, as the lanes have them.
+  const auto four = [&](int k) {
+    uint32_t bytes;
+    std::memcpy(&bytes, group.q + k, sizeof(bytes));
+    return bytes;
+  };
+  const bool four_bit = IsFourBit(kind);
+  for (int c = 0; c < (four_bit ? 4 : 8); ++c) {
+    const uint32_t lane =
+        four_bit ? four(8 * c) | four(8 * c + 4) << 4 : four(4 * c);
+    std::memcpy(out + (c * tile_rows + r) * 4, &lane, sizeof(lane));
+  }
+}
+
+// Tiles [begin, end) of a stored matrix.
+template <DType kDType>
+void PackTiles(const WeightView& weight, const IntTiles& tiles, int tile_rows,
+               int64_t begin, int64_t end, uint8_t* out) {
+  constexpr IntKind kKind = *KindOf(kDType);
+  constexpr int kPerBlock = GroupsOf(kDType);
+  const int64_t block_bytes = GetDTypeInfo(kDType).block_bytes;
+  const auto* source = static_cast<const uint8_t*>(weight.data.data);
+  const int64_t row_bytes = DTypeBytes(kDType, tiles.in_features);
+  const int64_t groups = tiles.in_features / kGroup;
+  Group group = {};
+  for (int64_t tile = begin; tile < end; ++tile) {
+    for (int r = 0; r < tile_rows; ++r) {
+      const int64_t row = tile * tile_rows + r;
+      if (row >= tiles.out_features) break;
+      const uint8_t* block = source + row * row_bytes;
+      uint8_t* place = out + tile * tiles.tile_bytes;
+      for (int64_t g = 0; g < groups; g += kPerBlock) {
+        for (int i = 0; i < kPerBlock; ++i) {
+          ReadGroup(kDType, block, i, &group);
+          WriteGroup(kKind, group, g + i, r, tile_rows, place);
+        }
+        block += block_bytes;
+      }
     }
+  }
+}
+
+// REQUIRES: KindOf(dtype) has a value.
+decltype(&PackTiles<DType::kQ8_0>) PackerOf(DType dtype) {
+  switch (dtype) {
+    case DType::kQ4_0:
+      return PackTiles<DType::kQ4_0>;
+    case DType::kQ4_1:
+      return PackTiles<DType::kQ4_1>;
+    case DType::kQ4_K:
+      return PackTiles<DType::kQ4_K>;
+    case DType::kIQ4_NL:
+      return PackTiles<DType::kIQ4_NL>;
+    case DType::kIQ4_XS:
+      return PackTiles<DType::kIQ4_XS>;
+    case DType::kQ5_0:
+      return PackTiles<DType::kQ5_0>;
+    case DType::kQ5_1:
+      return PackTiles<DType::kQ5_1>;
+    case DType::kQ5_K:
+      return PackTiles<DType::kQ5_K>;
+    case DType::kQ3_K:
+      return PackTiles<DType::kQ3_K>;
+    case DType::kQ6_K:
+      return PackTiles<DType::kQ6_K>;
+    default:
+      return PackTiles<DType::kQ8_0>;
   }
 }
 
@@ -226,9 +334,24 @@ HostBuffer::~HostBuffer() {
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
+uint8_t* PackedMemory::Take(int64_t bytes, std::shared_ptr<HostBuffer>* owner) {
+  const int64_t rounded = (bytes + 63) / 64 * 64;
+  if (chunk_ == nullptr || used_ + rounded > chunk_->bytes()) {
+    auto chunk = std::make_shared<HostBuffer>(std::max(rounded, kPackedChunk));
+    if (chunk->data() == nullptr) return nullptr;
+    chunk_ = std::move(chunk);
+    used_ = 0;
+  }
+  *owner = chunk_;
+  uint8_t* memory = static_cast<uint8_t*>(chunk_->data()) + used_;
+  used_ += rounded;
+  return memory;
+}
+
 absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
                                                       Precision precision,
                                                       int tile_rows,
+                                                      PackedMemory& memory,
                                                       ThreadPool& pool) {
   SHOAL_CHECK(weight.data.rank == 2);
   const DType dtype = weight.data.dtype;
@@ -255,40 +378,27 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
   }
 
   const int64_t groups = weight.in_features() / kGroup;
-  const int64_t group_bytes = GroupBytes(*kind, tile_rows);
   const int64_t num_tiles = (weight.out_features() + tile_rows - 1) / tile_rows;
   IntTiles& tiles = matrix->tiles_;
   tiles.out_features = weight.out_features();
   tiles.in_features = weight.in_features();
-  tiles.tile_bytes = groups * group_bytes;
-  matrix->memory_ = std::make_unique<HostBuffer>(num_tiles * tiles.tile_bytes);
-  auto* out = static_cast<uint8_t*>(matrix->memory_->data());
+  tiles.tile_bytes = groups * GroupBytes(*kind, tile_rows) +
+                     groups / kSuperGroups * SuperHeadBytes(*kind, tile_rows);
+  const int64_t bytes = num_tiles * tiles.tile_bytes;
+  uint8_t* out = memory.Take(bytes, &matrix->memory_);
   if (out == nullptr) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for ", num_tiles * tiles.tile_bytes,
-                     " bytes of repacked weights"));
+        absl::StrCat("no memory for ", bytes, " bytes of repacked weights"));
   }
   tiles.data = out;
   matrix->form_ = CpuMatrix::Form::kTiles;
   matrix->kind_ = *kind;
-  matrix->owned_bytes_ = matrix->memory_->bytes();
+  matrix->owned_bytes_ = bytes;
   matrix->borrows_source_ = false;
 
-  const auto* source = static_cast<const uint8_t*>(weight.data.data);
-  const int64_t row_bytes = DTypeBytes(dtype, weight.in_features());
+  const auto pack = PackerOf(dtype);
   pool.For(num_tiles, 16, [&](int64_t begin, int64_t end, int) {
-    Group group = {};
-    for (int64_t tile = begin; tile < end; ++tile) {
-      for (int r = 0; r < tile_rows; ++r) {
-        const int64_t row = tile * tile_rows + r;
-        if (row >= tiles.out_features) break;
-        for (int64_t g = 0; g < groups; ++g) {
-          ReadGroup(dtype, source + row * row_bytes, g, &group);
-          WriteGroup(*kind, group, r, tile_rows,
-                     out + tile * tiles.tile_bytes + g * group_bytes);
-        }
-      }
-    }
+    pack(weight, tiles, tile_rows, begin, end, out);
   });
   return matrix;
 }

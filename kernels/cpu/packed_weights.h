@@ -25,6 +25,19 @@ class HostBuffer : public DeviceBuffer {
   HostBuffer& operator=(const HostBuffer&) = delete;
 };
 
+// Gives packed matrices their memory out of large pieces, so that small
+// matrices (experts) lie in huge pages too. A piece lives as long as any matrix
+// in it.
+class PackedMemory {
+ public:
+  // 64-byte aligned and zeroed; `owner` keeps it. nullptr without memory.
+  uint8_t* Take(int64_t bytes, std::shared_ptr<HostBuffer>* owner);
+
+ private:
+  std::shared_ptr<HostBuffer> chunk_;
+  int64_t used_ = 0;  // of chunk_
+};
+
 class CpuMatrix : public PackedMatrix {
  public:
   enum class Form : uint8_t { kTiles, kFloats, kStored };
@@ -40,14 +53,14 @@ class CpuMatrix : public PackedMatrix {
 
  private:
   friend absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(
-      const WeightView&, Precision, int, ThreadPool&);
+      const WeightView&, Precision, int, PackedMemory&, ThreadPool&);
 
   Form form_ = Form::kStored;
   IntKind kind_ = IntKind::kS8;
   IntTiles tiles_;
   FloatRows floats_;
   WeightView stored_;
-  std::unique_ptr<HostBuffer> memory_;
+  std::shared_ptr<HostBuffer> memory_;
 };
 
 // `tile_rows` as the instruction set's kernels expect. InvalidArgument for an
@@ -55,6 +68,7 @@ class CpuMatrix : public PackedMatrix {
 absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
                                                       Precision precision,
                                                       int tile_rows,
+                                                      PackedMemory& memory,
                                                       ThreadPool& pool);
 
 }  // namespace shoal

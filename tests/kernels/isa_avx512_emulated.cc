@@ -7,10 +7,15 @@
 
 namespace shoal::SHOAL_ISA {
 
-// Three that SIMDe 0.7.4 lacks.
+// Four that SIMDe 0.7.4 lacks.
 inline simde__m512 CvtI32ToF32(simde__m512i integers) {
   using Integers = int32_t __attribute__((vector_size(64)));
   return __builtin_convertvector((Integers)integers, simde__m512);
+}
+inline simde__m512i CvtU8ToI32(__m128i bytes) {
+  using Bytes = uint8_t __attribute__((vector_size(16)));
+  using Integers = int32_t __attribute__((vector_size(64)));
+  return (simde__m512i)__builtin_convertvector((Bytes)bytes, Integers);
 }
 inline simde__m512 CvtHalves(__m256i halves) {
   const __m256 parts[2] = {
@@ -35,6 +40,7 @@ inline __m256i CvtToHalves(simde__m512 floats) {
 #define _mm512_cvtepi32_ps CvtI32ToF32
 #define _mm512_cvtph_ps CvtHalves
 #define _mm512_cvtps_ph(a, rounding) CvtToHalves(a)
+#define _mm512_cvtepu8_epi32 CvtU8ToI32
 #define _mm512_dpbusd_epi32 simde_mm512_dpbusd_epi32
 #define _mm512_fmadd_ps simde_mm512_fmadd_ps
 #define _mm512_loadu_si512 simde_mm512_loadu_si512

@@ -28,10 +28,20 @@ struct Avx2IntKernel {
     }
     __m256 acc[kTokens];
     for (int t = 0; t < kTokens; ++t) acc[t] = _mm256_setzero_ps();
+    __m256 super_scale = _mm256_setzero_ps(), super_min = super_scale;
     for (int64_t g = 0; g < groups; ++g) {
+      if constexpr (Group::kSuper) {
+        if (g % kSuperGroups == 0) {
+          super_scale = Halves(data);
+          super_min = Halves(data + Group::kScaleBytes);
+          data += Group::kSuperHeadBytes;
+        }
+      }
       const uint8_t* quants = data + Group::kHeadBytes;
       __m256i dot[kTokens];
-      const __m256 scale = Halves(data);
+      const __m256 scale = Group::kSuper
+                               ? _mm256_mul_ps(super_scale, Bytes(data))
+                               : Halves(data);
       if constexpr (Group::kNumScales == 2) {
         SmallSignedDot<0, kTokens>(quants, x, dot);
         AddScaled(scale, in, token, groups, g, dot, acc);
@@ -39,7 +49,8 @@ struct Avx2IntKernel {
         AddScaled(Halves(data + Group::kScaleBytes), in, token, groups, g, dot,
                   acc);
       } else {
-        if constexpr (kKind == IntKind::kU4Min || kKind == IntKind::kS4) {
+        if constexpr (kKind == IntKind::kU4Min || kKind == IntKind::kS4 ||
+                      kKind == IntKind::kU4Super) {
           NibbleDot<kTokens>(quants, x, dot);
         } else if constexpr (kKind == IntKind::kTable4) {
           TableDot<kTokens>(quants, x, dot);
@@ -51,9 +62,16 @@ struct Avx2IntKernel {
         AddScaled(scale, in, token, groups, g, dot, acc);
       }
       if constexpr (Group::kHasMin || kKind == IntKind::kS4) {
-        const __m256 min = kKind == IntKind::kS4
-                               ? _mm256_mul_ps(scale, _mm256_set1_ps(-8.0f))
-                               : Halves(data + Group::kScaleBytes);
+        __m256 min;
+        if constexpr (kKind == IntKind::kS4) {
+          min = _mm256_mul_ps(scale, _mm256_set1_ps(-8.0f));
+        } else if constexpr (Group::kSuper) {
+          min =
+              _mm256_sub_ps(_mm256_setzero_ps(),
+                            _mm256_mul_ps(super_min, Bytes(data + kTileRows)));
+        } else {
+          min = Halves(data + Group::kScaleBytes);
+        }
         for (int t = 0; t < kTokens; ++t) {
           const __m256 sum =
               _mm256_broadcast_ss(in.sums + (token + t) * groups + g);
@@ -74,6 +92,10 @@ struct Avx2IntKernel {
   static __m256 Halves(const uint8_t* p) {
     return _mm256_cvtph_ps(
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static __m256 Bytes(const uint8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   }
   static __m256i Quants(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

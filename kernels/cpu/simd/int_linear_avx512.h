@@ -23,10 +23,20 @@ struct Avx512IntKernel {
     }
     __m512 acc[kTokens];
     for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
+    __m512 super_scale = _mm512_setzero_ps(), super_min = super_scale;
     for (int64_t g = 0; g < groups; ++g) {
+      if constexpr (Group::kSuper) {
+        if (g % kSuperGroups == 0) {
+          super_scale = Halves(data);
+          super_min = Halves(data + Group::kScaleBytes);
+          data += Group::kSuperHeadBytes;
+        }
+      }
       const uint8_t* quants = data + Group::kHeadBytes;
       __m512i dot[kTokens];
-      const __m512 scale = Halves(data);
+      const __m512 scale = Group::kSuper
+                               ? _mm512_mul_ps(super_scale, Bytes(data))
+                               : Halves(data);
       if constexpr (Group::kNumScales == 2) {
         Dot<kKind, 0, 4>(quants, x, dot);
         AddScaled(scale, in, token, groups, g, dot, acc);
@@ -38,9 +48,15 @@ struct Avx512IntKernel {
         AddScaled(scale, in, token, groups, g, dot, acc);
       }
       if constexpr (Group::kHasMin || kKind == IntKind::kS4) {
-        const __m512 min = kKind == IntKind::kS4
-                               ? _mm512_mul_ps(scale, _mm512_set1_ps(-8.0f))
-                               : Halves(data + Group::kScaleBytes);
+        __m512 min;
+        if constexpr (kKind == IntKind::kS4) {
+          min = _mm512_mul_ps(scale, _mm512_set1_ps(-8.0f));
+        } else if constexpr (Group::kSuper) {
+          min = _mm512_mul_ps(super_min, _mm512_mul_ps(Bytes(data + kTileRows),
+                                                       _mm512_set1_ps(-1.0f)));
+        } else {
+          min = Halves(data + Group::kScaleBytes);
+        }
         for (int t = 0; t < kTokens; ++t) {
           const __m512 sum = _mm512_set1_ps(in.sums[(token + t) * groups + g]);
           acc[t] = _mm512_fmadd_ps(min, sum, acc[t]);
@@ -60,6 +76,10 @@ struct Avx512IntKernel {
   static __m512 Halves(const uint8_t* p) {
     return _mm512_cvtph_ps(
         _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static __m512 Bytes(const uint8_t* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
   // Four activations in every lane.
   static __m512i Four(const int8_t* x) {

@@ -17,8 +17,14 @@ struct PortableIntKernel {
     using Group = IntGroup<kKind, kTileRows>;
     const int64_t groups = in.in_features / kGroup;
     float acc[kTokens][kTileRows] = {};
+    const uint8_t* super = data;
+    const uint8_t* group = data - Group::kBytes;
     for (int64_t g = 0; g < groups; ++g) {
-      const uint8_t* group = data + g * Group::kBytes;
+      group += Group::kBytes;
+      if (Group::kSuper && g % kSuperGroups == 0) {
+        super = group;
+        group += Group::kSuperHeadBytes;
+      }
       // 16 bits, because compilers know a dot of those.
       int16_t weights[kTileRows][kGroup];
       for (int r = 0; r < kTileRows; ++r) {
@@ -38,11 +44,16 @@ struct PortableIntKernel {
             for (int k = s * kPart; k < (s + 1) * kPart; ++k) {
               dot += int32_t{weights[r][k]} * x[k];
             }
-            const float scale = Half(group, s * kTileRows + r);
+            const float scale = Group::kSuper ? Half(super, r) * group[r]
+                                              : Half(group, s * kTileRows + r);
             acc[t][r] += scale * in.scales[place] * static_cast<float>(dot);
           }
           if constexpr (Group::kHasMin) {
-            acc[t][r] += Half(group, kTileRows + r) * in.sums[place];
+            const float min =
+                Group::kSuper
+                    ? -(Half(super, kTileRows + r) * group[kTileRows + r])
+                    : Half(group, kTileRows + r);
+            acc[t][r] += min * in.sums[place];
           }
         }
       }

@@ -12,16 +12,19 @@ namespace shoal::SHOAL_ISA {
 
 template <IntKind kKind, int kRows>
 struct IntGroup {
-  static constexpr bool kFourBit = kKind == IntKind::kU4Min ||
-                                   kKind == IntKind::kS4 ||
-                                   kKind == IntKind::kTable4;
-  static constexpr bool kHasMin =
-      kKind == IntKind::kU4Min || kKind == IntKind::kU8Min;
+  static constexpr bool kFourBit =
+      kKind == IntKind::kU4Min || kKind == IntKind::kS4 ||
+      kKind == IntKind::kTable4 || kKind == IntKind::kU4Super;
+  static constexpr bool kSuper = kKind == IntKind::kU4Super;
+  static constexpr bool kHasMin = kKind == IntKind::kU4Min ||
+                                  kKind == IntKind::kU8Min ||
+                                  kKind == IntKind::kU4Super;
   static constexpr int kNumScales = kKind == IntKind::kS8Half ? 2 : 1;
   static constexpr int kChunks = kFourBit ? 4 : 8;  // of kRows · 4 bytes
   static constexpr int kScaleBytes = 2 * kRows;
   static constexpr int kHeadBytes =
-      kScaleBytes * (kNumScales + (kHasMin ? 1 : 0));
+      kSuper ? 2 * kRows : kScaleBytes * (kNumScales + (kHasMin ? 1 : 0));
+  static constexpr int kSuperHeadBytes = kSuper ? 4 * kRows : 0;
   static constexpr int kBytes = kHeadBytes + kChunks * kRows * 4;
 };
 
@@ -73,6 +76,9 @@ inline void IntLinearWith(IntKind kind, const IntTiles& weight,
     case IntKind::kS8Half:
       return ForTiles<IntKind::kS8Half, kRows>(weight, in, out, begin, end,
                                                kernel);
+    case IntKind::kU4Super:
+      return ForTiles<IntKind::kU4Super, kRows>(weight, in, out, begin, end,
+                                                kernel);
   }
 }
 
