@@ -119,7 +119,7 @@ absl::StatusOr<std::string> GgufArchitecture(const Geometry& geometry) {
   if (type == "deepseek_v2" || type == "deepseek_v3") return "deepseek2";
   return absl::InvalidArgumentError(
       Concat({"format: expected bf16 or fp8 for ", geometry.name, " (", type,
-              "), whose GGUF form this server does not read, got a GGUF one"}));
+              "), which is written as a folder alone, got a GGUF one"}));
 }
 
 bool ToGgufTensor(const ModelConfig& config, PlannedTensor* tensor) {

@@ -13,8 +13,8 @@
 
 namespace shoal {
 
-// "llama", "qwen2" or "deepseek2". InvalidArgument for a model that GGUF has no
-// form of that this server reads.
+// "llama", "qwen2" or "deepseek2". InvalidArgument for a model of another one,
+// which is written as a folder alone.
 absl::StatusOr<std::string> GgufArchitecture(const Geometry& geometry);
 
 // Renames a tensor and gives it the shape it has in GGUF, where the experts of
