@@ -83,6 +83,7 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
   decoder_options.kv_cache_dtype = *cache_dtype;
   decoder_options.max_tokens_per_step = options.max_tokens_per_step;
   decoder_options.index_topk = options.index_topk;
+  decoder_options.mla_form = options.mla_form;
   ProgressLine line;
   absl::StatusOr<std::unique_ptr<Decoder>> decoder =
       MakeDecoder(*model.checkpoint, decoder_options, *model.kernels,

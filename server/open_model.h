@@ -21,6 +21,7 @@ struct ModelOptions {
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, f16
   int max_tokens_per_step = 512;
   int index_topk = 0;  // 0: the model's own
+  MlaForm mla_form = MlaForm::kAuto;
 };
 
 // In the order in which they need each other.

@@ -19,6 +19,7 @@ Run AddInspectCommand(CLI::App& app);
 Run AddBenchCommand(CLI::App& app);
 Run AddHealthCommand(CLI::App& app);
 Run AddSynthCommand(CLI::App& app);
+Run AddLogitsCommand(CLI::App& app);
 
 // One line on stderr; gives exit code 1.
 int Fail(const absl::Status& status);

@@ -23,8 +23,9 @@ int Main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("shoal ") + SHOAL_VERSION);
   app.require_subcommand(1);
   std::vector<std::pair<CLI::App*, Run>> commands;
-  for (const auto& add : {AddServeCommand, AddChatCommand, AddInspectCommand,
-                          AddBenchCommand, AddHealthCommand, AddSynthCommand}) {
+  for (const auto& add :
+       {AddServeCommand, AddChatCommand, AddInspectCommand, AddBenchCommand,
+        AddHealthCommand, AddSynthCommand, AddLogitsCommand}) {
     Run run = add(app);
     commands.emplace_back(app.get_subcommands({}).back(), std::move(run));
   }

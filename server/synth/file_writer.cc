@@ -38,15 +38,22 @@ absl::Status FileWriter::Failed(const char* what) const {
       Concat({path_, ": cannot ", what, ": ", error.message()}));
 }
 
-absl::Status FileWriter::Append(std::span<const uint8_t> bytes) {
-  size_ += std::ssize(bytes);
+absl::Status FileWriter::WriteAt(int64_t offset,
+                                 std::span<const uint8_t> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = write(fd_, bytes.data(), bytes.size());
+    const ssize_t written = pwrite(fd_, bytes.data(), bytes.size(), offset);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return Failed("write");
     bytes = bytes.subspan(static_cast<size_t>(written));
+    offset += written;
   }
   return absl::OkStatus();
+}
+
+absl::Status FileWriter::Append(std::span<const uint8_t> bytes) {
+  const int64_t offset = size_;
+  size_ += std::ssize(bytes);
+  return WriteAt(offset, bytes);
 }
 
 absl::Status FileWriter::Append(std::string_view text) {

@@ -1,4 +1,4 @@
-// FileWriter writes a large file from start to end. The file has a working name
+// FileWriter writes a large file piece by piece. The file has a working name
 // until Close(), so that what lies under its own name is whole; a writer that
 // is destroyed before removes what it wrote.
 #pragma once
@@ -29,7 +29,10 @@ class FileWriter {
   absl::Status Append(std::string_view text);
   // Zeros up to a multiple of `alignment`.
   absl::Status Pad(int64_t alignment);
+  // Bytes appended.
   int64_t size() const { return size_; }
+  // Writes at a place of its own, which Append() does not come to.
+  absl::Status WriteAt(int64_t offset, std::span<const uint8_t> bytes);
   // Replaces what PATH was. REQUIRES: nothing is called after it.
   absl::Status Close();
 

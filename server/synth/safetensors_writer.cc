@@ -51,21 +51,9 @@ Json Describe(const PlannedTensor& tensor, int64_t begin) {
 
 absl::Status WriteShard(const std::string& path, Shard tensors,
                         TensorFiller& filler, const BytesWritten& written) {
-  Json json = {{"__metadata__", {{"format", "pt"}}}};
-  int64_t offset = 0;
-  for (const PlannedTensor& tensor : tensors) {
-    json[tensor.name] = Describe(tensor, offset);
-    offset += tensor.bytes();
-  }
-  std::string header = json.dump();
-  header.resize((header.size() + 7) / 8 * 8, ' ');  // data starts aligned
-  const uint64_t size = header.size();
-
   absl::StatusOr<std::unique_ptr<FileWriter>> file = FileWriter::Create(path);
   if (!file.ok()) return file.status();
-  absl::Status status = (*file)->Append(
-      std::string_view(reinterpret_cast<const char*>(&size), sizeof(size)));
-  if (status.ok()) status = (*file)->Append(header);
+  absl::Status status = (*file)->Append(SafetensorsHeader(tensors));
   for (const PlannedTensor& tensor : tensors) {
     if (!status.ok()) return status;
     status = filler.Fill(tensor, [&](std::span<const uint8_t> bytes) {
@@ -77,6 +65,20 @@ absl::Status WriteShard(const std::string& path, Shard tensors,
 }
 
 }  // namespace
+
+std::string SafetensorsHeader(Shard tensors) {
+  Json json = {{"__metadata__", {{"format", "pt"}}}};
+  int64_t offset = 0;
+  for (const PlannedTensor& tensor : tensors) {
+    json[tensor.name] = Describe(tensor, offset);
+    offset += tensor.bytes();
+  }
+  std::string text = json.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // data starts aligned
+  const uint64_t size = text.size();
+  std::string header(reinterpret_cast<const char*>(&size), sizeof(size));
+  return header + text;
+}
 
 absl::Status WriteSafetensors(const std::string& folder,
                               const std::vector<PlannedTensor>& tensors,

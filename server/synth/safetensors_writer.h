@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,10 @@
 #include "server/synth/tensor_filler.h"
 
 namespace shoal {
+
+// What a file of these tensors begins with: the header and its length. Their
+// bytes follow it in the same order.
+std::string SafetensorsHeader(std::span<const PlannedTensor> tensors);
 
 // Called with the bytes of each piece of a tensor that was written.
 using BytesWritten = std::function<void(int64_t)>;
