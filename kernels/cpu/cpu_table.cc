@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/linear_jobs.h"
 #include "kernels/cpu/moe_experts.h"
 #include "kernels/cpu/moe_route.h"
 #include "kernels/cpu/packed_weights.h"
@@ -19,9 +20,6 @@
 namespace shoal {
 namespace {
 
-// Elements below which a row-wise op stays in the calling thread: waking the
-// others costs about as much as this many elements take.
-constexpr int64_t kSmallWork = 16384;
 constexpr int64_t kLine = 16;  // floats
 // Query rows (tokens times heads of a group) of one attention item: enough to
 // pay for widening a tile of keys, few enough to spread over threads.
@@ -46,7 +44,9 @@ class CpuKernelTable : public KernelTable {
       : ops_(ops),
         pool_(num_threads),
         scratch_(num_threads),
-        orders_(num_threads) {}
+        linear_(num_threads),
+        orders_(num_threads),
+        experts_(num_threads) {}
 
   std::string_view name() const override { return ops_.name; }
   int num_threads() const override { return pool_.num_threads(); }
@@ -129,7 +129,7 @@ class CpuKernelTable : public KernelTable {
               });
   }
   void MoeExperts(const MoeExpertsParams& params) override {
-    experts_.Run(params, *this);
+    experts_.Run(ops_, pool_, params);
   }
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
@@ -138,10 +138,7 @@ class CpuKernelTable : public KernelTable {
   // Splits rows of `width` elements of work over the threads.
   template <typename Body>
   void ForRows(int64_t rows, int64_t width, const Body& body) {
-    const int64_t enough = std::max<int64_t>(1, kSmallWork / (width + 1));
-    const int64_t even = (rows + 4 * num_threads() - 1) / (4 * num_threads());
-    pool_.For(rows, std::max(enough, even),
-              [&](int64_t begin, int64_t end, int) { body(begin, end); });
+    cpu::ForRows(pool_, rows, width, body);
   }
 
   float* Scratch(int thread, int64_t floats) {
@@ -150,18 +147,12 @@ class CpuKernelTable : public KernelTable {
     return scratch.data();
   }
 
-  RoundedRows Round(const LinearParams& params);
-  void RunUnits(const LinearPart& part, const LinearParams& params,
-                const RoundedRows& rounded, int64_t begin, int64_t end,
-                int thread);
-
   const CpuOps& ops_;
   ThreadPool pool_;
   PackedMemory packed_memory_;
   std::vector<std::vector<float>> scratch_;  // one a thread
-  std::vector<int8_t> rounded_values_;
-  std::vector<float> rounded_scales_;
-  std::vector<float> rounded_sums_;
+  cpu::RowRounder rounder_;
+  cpu::LinearRunner linear_;
   std::vector<std::vector<int32_t>> orders_;  // one a thread
   cpu::ExpertRunner experts_;
 };
@@ -170,97 +161,31 @@ const CpuMatrix& AsCpu(const PackedMatrix* matrix) {
   return *static_cast<const CpuMatrix*>(matrix);
 }
 
-RoundedRows CpuKernelTable::Round(const LinearParams& params) {
-  const int64_t groups = params.in_features / kGroup;
-  const auto grow = [](auto& buffer, int64_t size) {
-    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
-  };
-  grow(rounded_values_, params.num_tokens * params.in_features);
-  grow(rounded_scales_, params.num_tokens * groups);
-  grow(rounded_sums_, params.num_tokens * groups);
-  ForRows(params.num_tokens, params.in_features,
-          [&](int64_t begin, int64_t end) {
-            ops_.round_rows(params.in, params.in_features, begin, end,
-                            rounded_values_.data(), rounded_scales_.data(),
-                            rounded_sums_.data());
-          });
-  return {rounded_values_.data(), rounded_scales_.data(), rounded_sums_.data(),
-          params.num_tokens, params.in_features};
-}
-
-// A unit is a tile of rows (tiles) or one row (floats, stored).
-void CpuKernelTable::RunUnits(const LinearPart& part,
-                              const LinearParams& params,
-                              const RoundedRows& rounded, int64_t begin,
-                              int64_t end, int thread) {
-  const CpuMatrix& matrix = AsCpu(part.weight);
-  const int64_t stride =
-      part.out_stride > 0 ? part.out_stride : matrix.out_features();
-  const LinearOut out = {part.bias, part.out, stride, part.accumulate};
-  switch (matrix.form()) {
-    case CpuMatrix::Form::kTiles:
-      ops_.int_linear(matrix.kind(), matrix.tiles(), rounded, out, begin, end);
-      return;
-    case CpuMatrix::Form::kFloats:
-      ops_.float_linear(matrix.floats(), params.in, params.num_tokens, out,
-                        begin, end);
-      return;
-    case CpuMatrix::Form::kStored: {
-      float* row = Scratch(thread, params.in_features);
-      const FloatRows floats = {row, DType::kF32, params.in_features};
-      for (int64_t r = begin; r < end; ++r) {
-        DequantizeWeightRow(matrix.stored(), r, row);
-        LinearOut shifted = out;
-        shifted.out += r;
-        if (shifted.bias != nullptr) shifted.bias += r;
-        ops_.float_linear(floats, params.in, params.num_tokens, shifted, 0, 1);
-      }
-      return;
-    }
-  }
-}
-
 void CpuKernelTable::Linear(const LinearParams& params) {
   if (params.num_tokens == 0) return;
-  // All parts are one loop over their units, in the order of the parts.
-  struct Range {
-    const LinearPart* part;
-    int64_t begin;  // of its units in the loop
-  };
   constexpr int kMaxParts = 8;
   SHOAL_CHECK(params.parts.size() <= kMaxParts);
-  Range ranges[kMaxParts + 1];
-  int num_ranges = 0;
-  int64_t num_units = 0;
+  cpu::LinearJob jobs[kMaxParts];
   bool rounds = false;
-  int64_t rows_per_unit = 1;
   for (const LinearPart& part : params.parts) {
-    const CpuMatrix& matrix = AsCpu(part.weight);
-    const bool tiles = matrix.form() == CpuMatrix::Form::kTiles;
-    ranges[num_ranges++] = {&part, num_units};
-    const int64_t rows = tiles ? ops_.tile_rows : 1;
-    rows_per_unit = std::max(rows_per_unit, rows);
-    num_units += (matrix.out_features() + rows - 1) / rows;
-    rounds = rounds || tiles;
+    rounds = rounds || AsCpu(part.weight).form() == CpuMatrix::Form::kTiles;
   }
-  ranges[num_ranges] = {nullptr, num_units};
-  const RoundedRows rounded = rounds ? Round(params) : RoundedRows{};
-
-  // Some sixteen chunks a thread, but none below what a hand-out costs.
-  const int64_t unit_work = rows_per_unit * params.in_features;
-  const int64_t even = num_units / (16 * num_threads());
-  const int64_t enough = 1 + kSmallWork / (unit_work * params.num_tokens + 1);
-  pool_.For(num_units, std::max<int64_t>({even, enough, 1}),
-            [&](int64_t begin, int64_t end, int thread) {
-              for (int i = 0; i < num_ranges; ++i) {
-                const int64_t first = std::max(begin, ranges[i].begin);
-                const int64_t last = std::min(end, ranges[i + 1].begin);
-                if (first >= last) continue;
-                RunUnits(*ranges[i].part, params, rounded,
-                         first - ranges[i].begin, last - ranges[i].begin,
-                         thread);
-              }
-            });
+  const RoundedRows rounded =
+      rounds ? rounder_.Round(ops_, pool_, params.in, params.num_tokens,
+                              params.in_features)
+             : RoundedRows{};
+  for (size_t i = 0; i < params.parts.size(); ++i) {
+    const LinearPart& part = params.parts[i];
+    const CpuMatrix& matrix = AsCpu(part.weight);
+    const int64_t stride =
+        part.out_stride > 0 ? part.out_stride : matrix.out_features();
+    jobs[i] = {&matrix,
+               params.in,
+               rounded,
+               params.num_tokens,
+               {part.bias, part.out, stride, part.accumulate}};
+  }
+  linear_.Run(ops_, pool_, {jobs, params.parts.size()});
 }
 
 void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {

@@ -1,62 +1,136 @@
 #include "kernels/cpu/moe_experts.h"
 
-#include <algorithm>
 #include <cstring>
 
 namespace shoal::cpu {
+namespace {
 
-void ExpertRunner::Run(const MoeExpertsParams& params, KernelTable& table) {
-  const auto num_experts = static_cast<int32_t>(params.experts.size());
-  slots_.resize(num_experts);
-  for (std::vector<int32_t>& slots : slots_) slots.clear();
-  size_t most = 0;
-  for (int64_t s = 0; s < params.num_tokens * params.top_k; ++s) {
-    const int32_t expert = params.expert_ids[s];
-    if (expert < 0) continue;
-    slots_[expert].push_back(static_cast<int32_t>(s));
-    most = std::max(most, slots_[expert].size());
+const CpuMatrix* AsCpu(const PackedMatrix* matrix) {
+  return static_cast<const CpuMatrix*>(matrix);
+}
+
+// Rows [first, first + count) of rounded rows.
+RoundedRows Part(const RoundedRows& rows, int64_t first, int64_t count) {
+  const int64_t groups = rows.in_features / kGroup;
+  return {rows.values + first * rows.in_features, rows.scales + first * groups,
+          rows.sums + first * groups, count, rows.in_features};
+}
+
+bool Rounds(const PackedMatrix* matrix) {
+  return AsCpu(matrix)->form() == CpuMatrix::Form::kTiles;
+}
+
+}  // namespace
+
+// Sorts the choices by expert and copies their tokens' rows.
+void ExpertRunner::Gather(ThreadPool& pool, const MoeExpertsParams& params) {
+  const int64_t num_choices = params.num_tokens * params.top_k;
+  first_rows_.assign(params.experts.size() + 1, 0);
+  for (int64_t c = 0; c < num_choices; ++c) {
+    if (params.expert_ids[c] >= 0) ++first_rows_[params.expert_ids[c] + 1];
   }
-  const auto grow = [most](std::vector<float>& buffer, int64_t width) {
-    if (buffer.size() < most * width) buffer.resize(most * width);
+  for (size_t e = 0; e < params.experts.size(); ++e) {
+    first_rows_[e + 1] += first_rows_[e];
+  }
+  const int64_t num_rows = first_rows_.back();
+  choices_.resize(num_rows);
+  row_of_choice_.assign(num_choices, -1);
+  std::vector<int64_t> next(first_rows_.begin(), first_rows_.end() - 1);
+  for (int64_t c = 0; c < num_choices; ++c) {
+    if (params.expert_ids[c] < 0) continue;
+    const int64_t row = next[params.expert_ids[c]]++;
+    choices_[row] = c;
+    row_of_choice_[c] = row;
+  }
+  const auto grow = [num_rows](std::vector<float>& buffer, int64_t width) {
+    if (static_cast<int64_t>(buffer.size()) < num_rows * width) {
+      buffer.resize(num_rows * width);
+    }
   };
   grow(rows_, params.hidden_size);
   grow(gate_, params.intermediate_size);
   grow(up_, params.intermediate_size);
   grow(result_, params.hidden_size);
-
-  // Experts in rising order: a token's sum then has one order, its own.
-  for (int32_t e = 0; e < num_experts; ++e) {
-    const std::vector<int32_t>& slots = slots_[e];
-    if (slots.empty()) continue;
-    const auto count = static_cast<int64_t>(slots.size());
-    const ExpertWeights& expert = params.experts[e];
-    for (int64_t i = 0; i < count; ++i) {
-      std::memcpy(rows_.data() + i * params.hidden_size,
-                  params.in + slots[i] / params.top_k * params.hidden_size,
+  ForRows(pool, num_rows, params.hidden_size, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      std::memcpy(rows_.data() + row * params.hidden_size,
+                  params.in + choices_[row] / params.top_k * params.hidden_size,
                   params.hidden_size * sizeof(float));
     }
-    const LinearPart gate_up[] = {{expert.gate, nullptr, gate_.data()},
-                                  {expert.up, nullptr, up_.data()}};
-    table.Linear({rows_.data(), count, params.hidden_size, gate_up});
-    SiluMulParams silu;
-    silu.gate = gate_.data();
-    silu.up = up_.data();
-    silu.out = gate_.data();
-    silu.num_tokens = count;
-    silu.width = params.intermediate_size;
-    silu.limit = params.swiglu_limit;
-    table.SiluMul(silu);
-    const LinearPart down[] = {{expert.down, nullptr, result_.data()}};
-    table.Linear({gate_.data(), count, params.intermediate_size, down});
-    for (int64_t i = 0; i < count; ++i) {
-      const float weight = params.expert_weights[slots[i]];
-      const float* row = result_.data() + i * params.hidden_size;
-      float* out = params.out + slots[i] / params.top_k * params.hidden_size;
-      for (int64_t j = 0; j < params.hidden_size; ++j) {
-        out[j] += weight * row[j];
-      }
-    }
+  });
+}
+
+// A token's sum is in the order of its choices, whatever the batch.
+void ExpertRunner::Add(ThreadPool& pool, const MoeExpertsParams& params) const {
+  const int64_t width = params.hidden_size;
+  ForRows(pool, params.num_tokens, width * params.top_k,
+          [&](int64_t begin, int64_t end) {
+            for (int64_t c = begin * params.top_k; c < end * params.top_k;
+                 ++c) {
+              if (row_of_choice_[c] < 0) continue;
+              const float weight = params.expert_weights[c];
+              const float* row = result_.data() + row_of_choice_[c] * width;
+              float* out = params.out + c / params.top_k * width;
+              for (int64_t i = 0; i < width; ++i) out[i] += weight * row[i];
+            }
+          });
+}
+
+void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
+                       const MoeExpertsParams& params) {
+  Gather(pool, params);
+  const int64_t num_rows = first_rows_.back();
+  if (num_rows == 0) return;
+  const int64_t hidden = params.hidden_size;
+  const int64_t inner = params.intermediate_size;
+  // Experts of a layer are stored alike.
+  const ExpertWeights& any = params.experts.front();
+
+  RoundedRows rounded;
+  if (Rounds(any.gate) || Rounds(any.up)) {
+    rounded = rounder_.Round(ops, pool, rows_.data(), num_rows, hidden);
   }
+  jobs_.clear();
+  const auto add = [&](const PackedMatrix* weight, const float* in,
+                       const RoundedRows& all, int64_t e, float* out) {
+    const int64_t first = first_rows_[e];
+    const int64_t count = first_rows_[e + 1] - first;
+    const CpuMatrix* matrix = AsCpu(weight);
+    LinearJob& job = jobs_.emplace_back();
+    job.matrix = matrix;
+    job.in = in + first * matrix->in_features();
+    if (Rounds(matrix)) job.rounded = Part(all, first, count);
+    job.num_tokens = count;
+    job.out = {nullptr, out + first * matrix->out_features(),
+               matrix->out_features(), false};
+  };
+  const auto num_experts = static_cast<int64_t>(params.experts.size());
+  for (int64_t e = 0; e < num_experts; ++e) {
+    if (first_rows_[e] == first_rows_[e + 1]) continue;
+    add(params.experts[e].gate, rows_.data(), rounded, e, gate_.data());
+    add(params.experts[e].up, rows_.data(), rounded, e, up_.data());
+  }
+  linear_.Run(ops, pool, jobs_);
+
+  SiluMulParams silu;
+  silu.gate = gate_.data();
+  silu.up = up_.data();
+  silu.out = gate_.data();
+  silu.num_tokens = num_rows;
+  silu.width = inner;
+  silu.limit = params.swiglu_limit;
+  ForRows(pool, num_rows, 8 * inner,
+          [&](int64_t begin, int64_t end) { ops.silu_mul(silu, begin, end); });
+  if (Rounds(any.down)) {
+    rounded = rounder_.Round(ops, pool, gate_.data(), num_rows, inner);
+  }
+  jobs_.clear();
+  for (int64_t e = 0; e < num_experts; ++e) {
+    if (first_rows_[e] == first_rows_[e + 1]) continue;
+    add(params.experts[e].down, gate_.data(), rounded, e, result_.data());
+  }
+  linear_.Run(ops, pool, jobs_);
+  Add(pool, params);
 }
 
 }  // namespace shoal::cpu

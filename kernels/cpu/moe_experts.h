@@ -1,28 +1,41 @@
-// Runs the chosen experts over the CPU table's own products: the tokens of each
-// expert are gathered, so that its weights are read once however many tokens
-// chose it.
+// Runs the chosen experts: the tokens of each expert are gathered, so that its
+// weights are read once however many tokens chose it, and all experts share one
+// loop over the threads.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "kernels/kernel_table.h"
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/linear_jobs.h"
+#include "kernels/cpu/thread_pool.h"
 #include "kernels/moe.h"
 
 namespace shoal::cpu {
 
 class ExpertRunner {
  public:
-  // `table` does the products and the activation. Threads: one caller at a
-  // time; the buffers grow to the largest batch seen.
-  void Run(const MoeExpertsParams& params, KernelTable& table);
+  explicit ExpertRunner(int num_threads) : linear_(num_threads) {}
+
+  // Threads: one caller at a time; the buffers grow to the largest batch seen.
+  void Run(const CpuOps& ops, ThreadPool& pool, const MoeExpertsParams& params);
 
  private:
-  std::vector<std::vector<int32_t>> slots_;  // of each expert: t · top_k + k
-  std::vector<float> rows_;    // [tokens of an expert, hidden_size]
-  std::vector<float> gate_;    // [.., intermediate_size]
-  std::vector<float> up_;      // like gate_
-  std::vector<float> result_;  // [.., hidden_size]
+  void Gather(ThreadPool& pool, const MoeExpertsParams& params);
+  void Add(ThreadPool& pool, const MoeExpertsParams& params) const;
+
+  LinearRunner linear_;
+  RowRounder rounder_;
+  std::vector<LinearJob> jobs_;
+  // Choices (t · top_k + k) by expert, in order; those of expert e are rows
+  // [first_rows_[e], first_rows_[e + 1]) of all that follow.
+  std::vector<int64_t> choices_;
+  std::vector<int64_t> first_rows_;
+  std::vector<int64_t> row_of_choice_;  // -1: skipped
+  std::vector<float> rows_;             // [rows, hidden_size]
+  std::vector<float> gate_;             // [rows, intermediate_size]
+  std::vector<float> up_;               // like gate_
+  std::vector<float> result_;           // [rows, hidden_size]
 };
 
 }  // namespace shoal::cpu

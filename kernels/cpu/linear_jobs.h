@@ -1,0 +1,64 @@
+// Dense products on the CPU: rounding of input rows, and any number of products
+// in one loop over the threads. Linear() is a few jobs with one input; a layer
+// of experts is hundreds with their own.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/packed_weights.h"
+#include "kernels/cpu/thread_pool.h"
+
+namespace shoal::cpu {
+
+// Elements below which work stays in the calling thread: waking the others
+// costs about as much as this many elements take.
+inline constexpr int64_t kSmallWork = 16384;
+
+// Calls body(begin, end) over ranges of `rows` rows of `width` elements each.
+void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
+             const std::function<void(int64_t, int64_t)>& body);
+
+// Rows rounded to 8 bits, in memory that grows to the largest call.
+class RowRounder {
+ public:
+  // in [num_tokens, in_features]. Valid until the next call.
+  RoundedRows Round(const CpuOps& ops, ThreadPool& pool, const float* in,
+                    int64_t num_tokens, int64_t in_features);
+
+ private:
+  std::vector<int8_t> values_;
+  std::vector<float> scales_;
+  std::vector<float> sums_;
+};
+
+// One product. `rounded` is read for tiles, `in` for all other forms.
+struct LinearJob {
+  const CpuMatrix* matrix = nullptr;
+  const float* in = nullptr;  // [num_tokens, in_features]
+  RoundedRows rounded;
+  int64_t num_tokens = 0;
+  LinearOut out;
+};
+
+class LinearRunner {
+ public:
+  explicit LinearRunner(int num_threads) : rows_(num_threads) {}
+
+  // All jobs; their outputs must not overlap. Work is handed out in pieces of
+  // a job's rows.
+  void Run(const CpuOps& ops, ThreadPool& pool,
+           std::span<const LinearJob> jobs);
+
+ private:
+  void RunUnits(const CpuOps& ops, const LinearJob& job, int64_t begin,
+                int64_t end, std::vector<float>* row);
+
+  std::vector<int64_t> first_units_;      // of each job, then their number
+  std::vector<std::vector<float>> rows_;  // a weight row, one a thread
+};
+
+}  // namespace shoal::cpu
