@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
-
 namespace shoal {
 
 MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
@@ -12,21 +10,10 @@ MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
       router_(loader.ExactMatrix(prefix + "gate.weight")),
       correction_bias_(
           loader.OptionalFloats(prefix + "gate.e_score_correction_bias")),
-      load_(config.n_routed_experts) {
+      experts_(config, prefix + "experts.", loader) {
   if (config.is_hash_layer(layer)) {
     token_experts_ =
         loader.Ids(prefix + "gate.tid2eid.weight", config.n_routed_experts);
-  }
-  const auto load = [&](const std::string& name) {
-    matrices_.push_back(loader.Matrix(name));
-    return matrices_.back().get();
-  };
-  for (int64_t e = 0; e < config.n_routed_experts && loader.status().ok();
-       ++e) {
-    const std::string expert = absl::StrCat(prefix, "experts.", e, ".");
-    experts_.push_back({load(expert + "gate_proj.weight"),
-                        load(expert + "up_proj.weight"),
-                        load(expert + "down_proj.weight")});
   }
   if (config.n_shared_experts > 0) {
     shared_ =
@@ -91,20 +78,7 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
   route.expert_ids = ids;
   route.expert_weights = weights;
   step.kernels.MoeRoute(route);
-  for (int64_t i = 0; i < num_tokens * top_k; ++i) ++load_[ids[i]];
-
-  MoeExpertsParams experts;
-  experts.in = x;
-  experts.expert_ids = ids;
-  experts.expert_weights = weights;
-  experts.experts = experts_;
-  experts.num_tokens = num_tokens;
-  experts.top_k = top_k;
-  experts.hidden_size = config_.hidden_size;
-  experts.intermediate_size = config_.moe_intermediate_size;
-  experts.swiglu_limit = config_.swiglu_limit;
-  experts.out = residual;
-  step.kernels.MoeExperts(experts);
+  experts_.Run(step.kernels, {ids, weights, num_tokens}, x, residual);
   return shared_ == nullptr ? absl::OkStatus()
                             : shared_->Forward(step, x, residual);
 }

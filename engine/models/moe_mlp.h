@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/experts/expert_store.h"
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
 #include "engine/models/dense_mlp.h"
@@ -24,17 +25,17 @@ class MoeMlp : public Block {
   absl::Status Forward(const StepContext& step, const float* x,
                        float* residual) override;
   int64_t ScratchFloats(int64_t num_tokens) const override;
-  std::span<const uint64_t> expert_load() const override { return load_; }
+  std::span<const uint64_t> expert_load() const override {
+    return experts_.load();
+  }
 
  private:
   const ModelConfig& config_;
   std::unique_ptr<PackedMatrix> router_;  // [n_routed_experts, hidden_size]
   std::vector<float> correction_bias_;    // empty: none
   std::vector<int32_t> token_experts_;    // [vocab_size, top_k], or empty
-  std::vector<uint64_t> load_;            // [n_routed_experts]
-  std::vector<std::unique_ptr<PackedMatrix>> matrices_;
-  std::vector<ExpertWeights> experts_;  // point into matrices_
-  std::unique_ptr<DenseMlp> shared_;    // nullptr: none
+  ExpertStore experts_;
+  std::unique_ptr<DenseMlp> shared_;  // nullptr: none
 };
 
 }  // namespace shoal

@@ -1,0 +1,252 @@
+// Routing and expert products against plain double precision.
+#include <gmock/gmock.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "tests/kernels/op_test_support.h"
+
+namespace shoal {
+namespace {
+
+struct RouteCase {
+  RouterScoring scoring;
+  GroupScore group_score;
+  int32_t experts, top_k, n_group, topk_group;
+  bool bias, normalize;
+  float factor;
+};
+
+double Score(RouterScoring scoring, double z) {
+  switch (scoring) {
+    case RouterScoring::kSoftmax:
+      return std::exp(z);  // normalised by the caller
+    case RouterScoring::kSigmoid:
+      return 1 / (1 + std::exp(-z));
+    case RouterScoring::kSqrtSoftplus:
+      return std::sqrt(std::log1p(std::exp(z)));
+  }
+  return 0;
+}
+
+// Chosen experts in rising order with their weights.
+std::vector<std::pair<int32_t, double>> Route(const RouteCase& c,
+                                              const float* logits,
+                                              const float* bias,
+                                              const int32_t* forced) {
+  std::vector<double> scores(c.experts);
+  double total = 0;
+  for (int32_t e = 0; e < c.experts; ++e) {
+    total += scores[e] = Score(c.scoring, logits[e]);
+  }
+  if (c.scoring == RouterScoring::kSoftmax) {
+    for (double& score : scores) score /= total;
+  }
+  std::vector<int32_t> chosen;
+  if (forced != nullptr) {
+    chosen.assign(forced, forced + c.top_k);
+  } else {
+    std::vector<double> values = scores;
+    for (int32_t e = 0; bias != nullptr && e < c.experts; ++e) {
+      values[e] += bias[e];
+    }
+    const int32_t size = c.experts / c.n_group;
+    std::vector<std::pair<double, int32_t>> groups;
+    for (int32_t g = 0; g < c.n_group; ++g) {
+      std::vector<double> part(values.begin() + g * size,
+                               values.begin() + (g + 1) * size);
+      std::sort(part.rbegin(), part.rend());
+      const double worth =
+          c.group_score == GroupScore::kMax ? part[0] : part[0] + part[1];
+      groups.emplace_back(-worth, g);
+    }
+    std::sort(groups.begin(), groups.end());
+    std::vector<std::pair<double, int32_t>> allowed;
+    for (int32_t i = 0; i < c.topk_group; ++i) {
+      for (int32_t e = groups[i].second * size;
+           e < (groups[i].second + 1) * size; ++e) {
+        allowed.emplace_back(-values[e], e);
+      }
+    }
+    std::sort(allowed.begin(), allowed.end());
+    for (int32_t k = 0; k < c.top_k; ++k) chosen.push_back(allowed[k].second);
+  }
+  double sum = 1e-20;
+  for (const int32_t e : chosen) sum += scores[e];
+  std::vector<std::pair<int32_t, double>> result;
+  for (const int32_t e : chosen) {
+    result.emplace_back(e, scores[e] / (c.normalize ? sum : 1.0) * c.factor);
+  }
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+class MoeTest : public OpTest {};
+
+TEST_P(MoeTest, RoutesAsTheReference) {
+  Random random(21);
+  using S = RouterScoring;
+  using G = GroupScore;
+  const RouteCase cases[] = {
+      {S::kSoftmax, G::kMax, 64, 6, 1, 1, false, false, 1.0f},
+      {S::kSoftmax, G::kMax, 40, 6, 8, 3, false, false, 16.0f},
+      {S::kSigmoid, G::kTopTwoSum, 32, 8, 8, 4, true, true, 2.5f},
+      {S::kSqrtSoftplus, G::kMax, 12, 3, 1, 1, true, true, 1.5f},
+      {S::kSigmoid, G::kTopTwoSum, 7, 7, 1, 1, true, false, 1.0f},
+  };
+  for (const RouteCase& c : cases) {
+    for (const bool forced : {false, true}) {
+      const int64_t tokens = 37;
+      const auto logits = random.Normals(tokens * c.experts, 2.0f);
+      const auto bias = random.Normals(c.experts, 0.3f);
+      std::vector<int32_t> forced_ids;
+      for (int64_t t = 0; t < tokens; ++t) {
+        std::vector<int32_t> all(c.experts);
+        std::iota(all.begin(), all.end(), 0);
+        std::shuffle(all.begin(), all.end(), random.engine());
+        forced_ids.insert(forced_ids.end(), all.begin(), all.begin() + c.top_k);
+      }
+      std::vector<int32_t> ids(tokens * c.top_k, -1);
+      std::vector<float> weights(tokens * c.top_k, NAN);
+      MoeRouteParams params;
+      params.logits = logits.data();
+      params.bias = c.bias ? bias.data() : nullptr;
+      params.forced_ids = forced ? forced_ids.data() : nullptr;
+      params.num_tokens = tokens;
+      params.num_experts = c.experts;
+      params.top_k = c.top_k;
+      params.n_group = c.n_group;
+      params.topk_group = c.topk_group;
+      params.scoring = c.scoring;
+      params.group_score = c.group_score;
+      params.norm_topk_prob = c.normalize;
+      params.routed_scaling_factor = c.factor;
+      params.expert_ids = ids.data();
+      params.expert_weights = weights.data();
+      table_->MoeRoute(params);
+      for (int64_t t = 0; t < tokens; ++t) {
+        const auto expected =
+            Route(c, logits.data() + t * c.experts, params.bias,
+                  forced ? forced_ids.data() + t * c.top_k : nullptr);
+        std::vector<std::pair<int32_t, double>> got;
+        for (int32_t k = 0; k < c.top_k; ++k) {
+          got.emplace_back(ids[t * c.top_k + k], weights[t * c.top_k + k]);
+        }
+        std::sort(got.begin(), got.end());
+        for (int32_t k = 0; k < c.top_k; ++k) {
+          ASSERT_EQ(got[k].first, expected[k].first) << "token " << t;
+          ASSERT_NEAR(got[k].second, expected[k].second, 1e-5 * c.factor);
+        }
+      }
+    }
+  }
+}
+
+struct ExpertCase {
+  DType dtype;
+  Precision precision;
+  float limit;
+  double tolerance;  // of a row, relative to its norm
+};
+
+TEST_P(MoeTest, ExpertsAsTheReferenceAndAloneAsInABatch) {
+  Random random(22);
+  const int64_t hidden = 64, inner = 96, experts = 5, tokens = 9;
+  const int32_t top_k = 2;
+  for (const ExpertCase& c :
+       {ExpertCase{DType::kF32, Precision::kExact, 0, 1e-5},
+        ExpertCase{DType::kBF16, Precision::kFast, 0, 1e-5},
+        ExpertCase{DType::kF8E4M3, Precision::kFast, 0.05f, 1e-5},
+        ExpertCase{DType::kF4E2M1, Precision::kExact, 0, 1e-5},
+        ExpertCase{DType::kQ8_0, Precision::kFast, 0, 0.02},
+        ExpertCase{DType::kQ4_0, Precision::kExact, 0.05f, 1e-5}}) {
+    std::vector<StoredWeight> stored;
+    std::vector<std::unique_ptr<PackedMatrix>> packed;
+    stored.reserve(3 * experts);
+    std::vector<ExpertWeights> weights;
+    for (int64_t i = 0; i < 3 * experts; ++i) {
+      const bool down = i % 3 == 2;
+      stored.push_back(MakeWeight(c.dtype, down ? hidden : inner,
+                                  down ? inner : hidden, random));
+      auto matrix = table_->Pack(stored.back().view, c.precision);
+      ASSERT_TRUE(matrix.ok()) << matrix.status();
+      packed.push_back(*std::move(matrix));
+      if (down) {
+        weights.push_back(
+            {packed[i - 2].get(), packed[i - 1].get(), packed[i].get()});
+      }
+    }
+    const auto x = random.Normals(tokens * hidden);
+    const auto base = random.Normals(tokens * hidden);
+    std::vector<int32_t> ids;
+    std::vector<float> factors;
+    for (int64_t t = 0; t < tokens; ++t) {
+      const auto first = static_cast<int32_t>(random.Integer(0, experts - 2));
+      ids.push_back(first);
+      // Expert 4 is left out once, token 3 has one expert only.
+      ids.push_back(t == 3 ? -1 : first + 1);
+      factors.push_back(random.Normal());
+      factors.push_back(random.Normal());
+    }
+    const auto run = [&](int64_t first, int64_t count) {
+      std::vector<float> out(base.begin() + first * hidden,
+                             base.begin() + (first + count) * hidden);
+      MoeExpertsParams params;
+      params.in = x.data() + first * hidden;
+      params.expert_ids = ids.data() + first * top_k;
+      params.expert_weights = factors.data() + first * top_k;
+      params.experts = weights;
+      params.num_tokens = count;
+      params.top_k = top_k;
+      params.hidden_size = hidden;
+      params.intermediate_size = inner;
+      params.swiglu_limit = c.limit;
+      params.out = out.data();
+      table_->MoeExperts(params);
+      return out;
+    };
+    const std::vector<float> out = run(0, tokens);
+    for (int64_t t = 0; t < tokens; ++t) {
+      EXPECT_EQ(run(t, 1), std::vector<float>(out.begin() + t * hidden,
+                                              out.begin() + (t + 1) * hidden))
+          << "token " << t;
+      std::vector<double> expected(base.begin() + t * hidden,
+                                   base.begin() + (t + 1) * hidden);
+      for (int32_t k = 0; k < top_k; ++k) {
+        const int32_t e = ids[t * top_k + k];
+        if (e < 0) continue;
+        const auto gate = stored[3 * e].Dequantized();
+        const auto up = stored[3 * e + 1].Dequantized();
+        const auto down = stored[3 * e + 2].Dequantized();
+        for (int64_t i = 0; i < inner; ++i) {
+          double g = 0, u = 0;
+          for (int64_t j = 0; j < hidden; ++j) {
+            g += double{gate[i * hidden + j]} * x[t * hidden + j];
+            u += double{up[i * hidden + j]} * x[t * hidden + j];
+          }
+          if (c.limit > 0) {
+            g = std::min<double>(g, c.limit);
+            u = std::clamp<double>(u, -c.limit, c.limit);
+          }
+          const double a = g / (1 + std::exp(-g)) * u;
+          for (int64_t o = 0; o < hidden; ++o) {
+            expected[o] += factors[t * top_k + k] * a * down[o * inner + i];
+          }
+        }
+      }
+      double error = 0, norm = 0;
+      for (int64_t o = 0; o < hidden; ++o) {
+        const double difference = out[t * hidden + o] - expected[o];
+        error += difference * difference;
+        norm += expected[o] * expected[o];
+      }
+      EXPECT_LE(std::sqrt(error / norm), c.tolerance)
+          << std::string(DTypeName(c.dtype)) << " token " << t;
+    }
+  }
+}
+
+INSTANTIATE_OP_TEST(MoeTest);
+
+}  // namespace
+}  // namespace shoal
