@@ -104,6 +104,8 @@ struct CpuOps {
   void (*float_linear)(const FloatRows& weight, const float* in,
                        int64_t num_tokens, const LinearOut& out, int64_t begin,
                        int64_t end);
+  // Row `row` of a stored matrix with its scales, as f32 [in_features].
+  void (*widen_row)(const WeightView& weight, int64_t row, float* out);
 
   // Rows or tokens [begin, end).
   void (*rms_norm)(const RmsNormParams& params, int64_t begin, int64_t end);

@@ -2,9 +2,13 @@
 
 #include <algorithm>
 
-#include "kernels/quant/dequantize.h"
-
 namespace shoal::cpu {
+namespace {
+
+// Stored rows widened at a time: enough for the float kernel's blocks.
+constexpr int64_t kWidened = 4;
+
+}  // namespace
 
 void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
              const std::function<void(int64_t, int64_t)>& body) {
@@ -49,16 +53,19 @@ void LinearRunner::RunUnits(const CpuOps& ops, const LinearJob& job,
       return;
     case CpuMatrix::Form::kStored: {
       const int64_t in_features = matrix.in_features();
-      if (static_cast<int64_t>(row->size()) < in_features) {
-        row->resize(in_features);
+      if (static_cast<int64_t>(row->size()) < kWidened * in_features) {
+        row->resize(kWidened * in_features);
       }
       const FloatRows floats = {row->data(), DType::kF32, in_features};
-      for (int64_t r = begin; r < end; ++r) {
-        DequantizeWeightRow(matrix.stored(), r, row->data());
+      for (int64_t r = begin; r < end; r += kWidened) {
+        const int64_t count = std::min(kWidened, end - r);
+        for (int64_t i = 0; i < count; ++i) {
+          ops.widen_row(matrix.stored(), r + i, row->data() + i * in_features);
+        }
         LinearOut shifted = job.out;
         shifted.out += r;
         if (shifted.bias != nullptr) shifted.bias += r;
-        ops.float_linear(floats, job.in, job.num_tokens, shifted, 0, 1);
+        ops.float_linear(floats, job.in, job.num_tokens, shifted, 0, count);
       }
       return;
     }

@@ -58,7 +58,7 @@ class LinearRunner {
                 int64_t end, std::vector<float>* row);
 
   std::vector<int64_t> first_units_;      // of each job, then their number
-  std::vector<std::vector<float>> rows_;  // a weight row, one a thread
+  std::vector<std::vector<float>> rows_;  // widened rows, one a thread
 };
 
 }  // namespace shoal::cpu

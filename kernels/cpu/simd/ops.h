@@ -11,6 +11,7 @@
 #include "kernels/cpu/simd/round_rows.h"
 #include "kernels/cpu/simd/row_ops.h"
 #include "kernels/cpu/simd/sparse_attention.h"
+#include "kernels/cpu/simd/widen_row.h"
 
 namespace shoal::SHOAL_ISA {
 
@@ -22,6 +23,7 @@ constexpr CpuOps MakeOps(std::string_view name, int tile_rows,
       .round_rows = RoundRows,
       .int_linear = int_linear,
       .float_linear = FloatLinear,
+      .widen_row = WidenRow,
       .rms_norm = RmsNormRows,
       .layer_norm = LayerNormRows,
       .rope = RopeTokens,
