@@ -137,15 +137,7 @@ void AddExperts(const ModelConfig& config, const std::string& mlp,
     AddFloats(tensors, mlp + "gate.e_score_correction_bias",
               config.n_routed_experts);
   }
-  for (int64_t e = 0; e < config.n_routed_experts; ++e) {
-    AddMlpTensors(config, Concat({mlp, "experts.", e, "."}),
-                  config.moe_intermediate_size, tensors);
-  }
-  if (config.n_shared_experts > 0) {
-    AddMlpTensors(config, mlp + "shared_experts.",
-                  config.n_shared_experts * config.moe_intermediate_size,
-                  tensors);
-  }
+  AddExpertTensors(config, mlp, tensors);
 }
 
 // The first multi-token prediction module: the layer behind the last. Files
@@ -190,6 +182,19 @@ void ReadDeepseekV32HfConfig(FieldReader& fields, ModelConfig* config) {
   config->index_topk = fields.Int("index_topk", 1, kMaxPositions);
   if (fields.ok() && config->q_lora_rank == 0) {
     fields.Reject("q_lora_rank", "a rank, whose latent the indexer reads", "0");
+  }
+}
+
+void AddExpertTensors(const ModelConfig& config, const std::string& mlp,
+                      std::vector<TensorSpec>* tensors) {
+  for (int64_t e = 0; e < config.n_routed_experts; ++e) {
+    AddMlpTensors(config, Concat({mlp, "experts.", e, "."}),
+                  config.moe_intermediate_size, tensors);
+  }
+  if (config.n_shared_experts > 0) {
+    AddMlpTensors(config, mlp + "shared_experts.",
+                  config.n_shared_experts * config.moe_intermediate_size,
+                  tensors);
   }
 }
 

@@ -24,6 +24,11 @@ void ReadDeepseek2GgufConfig(FieldReader& fields, const GgufFile& gguf,
 void AddDeepseekTensors(const ModelConfig& config,
                         std::vector<TensorSpec>* tensors);
 
+// What V4 shares: the experts of a layer under `mlp` ("model.layers.3.mlp."),
+// shared ones too.
+void AddExpertTensors(const ModelConfig& config, const std::string& mlp,
+                      std::vector<TensorSpec>* tensors);
+
 // Relations between the fields of experts and of latent attention.
 // InvalidArgument naming `file` and the field.
 absl::Status ValidateExperts(const std::string& file,

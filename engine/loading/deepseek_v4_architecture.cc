@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_replace.h"
 #include "engine/loading/config_limits.h"
+#include "engine/loading/deepseek_architectures.h"
 #include "engine/loading/dense_architectures.h"
 #include "engine/loading/gguf.h"
 #include "engine/loading/load_error.h"
@@ -80,15 +81,7 @@ void AddMoe(const ModelConfig& config, int64_t layer, const std::string& prefix,
     AddFloats(tensors, prefix + "gate.e_score_correction_bias",
               config.n_routed_experts);
   }
-  for (int64_t e = 0; e < config.n_routed_experts; ++e) {
-    AddMlpTensors(config, Concat({prefix, "experts.", e, "."}),
-                  config.moe_intermediate_size, tensors);
-  }
-  if (config.n_shared_experts > 0) {
-    AddMlpTensors(config, prefix + "shared_experts.",
-                  config.n_shared_experts * config.moe_intermediate_size,
-                  tensors);
-  }
+  AddExpertTensors(config, prefix, tensors);
 }
 
 // Entries past the last layer belong to draft modules.

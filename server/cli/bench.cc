@@ -32,6 +32,7 @@ struct BenchOptions {
   std::vector<int> batches = {1, 8, 32};
   std::vector<int> prompts = {128, 512};
   int generate = 64;
+  bool no_prefill = false;
   bool json = false;
 };
 
@@ -55,6 +56,7 @@ class Bench {
       : decoder_(*model.decoder),
         kernels_(*model.kernels),
         max_tokens_(options.model.max_tokens_per_step),
+        no_prefill_(options.no_prefill),
         logits_(decoder_.config().vocab_size * 32) {}
 
   absl::StatusOr<Result> Run(int batch, int prompt, int generate) {
@@ -70,7 +72,7 @@ class Bench {
     std::vector<int32_t> next(batch);
 
     const absl::Time start = absl::Now();
-    for (int s = 0; s < batch; ++s) {
+    for (int s = 0; s < batch && !no_prefill_; ++s) {
       for (int32_t first = 0; first < prompt; first += max_tokens_) {
         const int32_t count = std::min(max_tokens_, prompt - first);
         StepBatch step = Begin();
@@ -100,8 +102,10 @@ class Bench {
     Result result;
     result.batch = batch;
     result.prompt = prompt;
-    result.prefill_tokens_per_second =
-        batch * prompt / absl::ToDoubleSeconds(prefilled - start);
+    if (!no_prefill_) {
+      result.prefill_tokens_per_second =
+          batch * prompt / absl::ToDoubleSeconds(prefilled - start);
+    }
     if (generate > 1) {
       result.decode_tokens_per_second =
           batch * (generate - 1) / absl::ToDoubleSeconds(end - prefilled);
@@ -151,6 +155,7 @@ class Bench {
   Decoder& decoder_;
   KernelTable& kernels_;
   const int32_t max_tokens_;
+  const bool no_prefill_;
   int32_t block_size_ = 0;
   int32_t blocks_per_sequence_ = 0;
   std::vector<float> logits_;
@@ -228,6 +233,9 @@ Run AddBenchCommand(CLI::App& app) {
   command->add_option("--generate", options->generate, "Tokens a sequence")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  command->add_flag("--no-prefill", options->no_prefill,
+                    "Decode after a prompt that is not computed (its cache "
+                    "holds zeros): speed at long contexts");
   command->add_flag("--json", options->json, "Print JSON");
   return [options] { return RunBench(*options); };
 }

@@ -1,6 +1,7 @@
 #include "tests/engine/golden_model.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -145,6 +146,20 @@ std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
     }
   }
   return logits;
+}
+
+double MaxDifference(const GoldenPrompt& prompt,
+                     const std::vector<float>& logits, int64_t vocab_size) {
+  double worst = 0;
+  for (size_t k = 0; k < prompt.positions.size(); ++k) {
+    for (int64_t v = 0; v < vocab_size; ++v) {
+      const double difference = logits[prompt.positions[k] * vocab_size + v] -
+                                prompt.logits[k * vocab_size + v];
+      // Not std::max: a NaN must not pass.
+      if (!(std::abs(difference) <= worst)) worst = std::abs(difference);
+    }
+  }
+  return worst;
 }
 
 std::vector<float> MtpLogits(MtpModule& module, const ModelConfig& config,

@@ -56,6 +56,11 @@ std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
                              const std::vector<int32_t>& blocks,
                              std::vector<float>* hidden = nullptr);
 
+// Largest difference of `logits` [n, vocab_size] from the prompt's known ones;
+// NaN counts as different.
+double MaxDifference(const GoldenPrompt& prompt,
+                     const std::vector<float>& logits, int64_t vocab_size);
+
 // The multi-token prediction module's logits of every row [n, vocab_size]: row
 // i from hidden state i and next_tokens[i].
 std::vector<float> MtpLogits(MtpModule& module, const ModelConfig& config,
