@@ -51,7 +51,7 @@ run_sanitized() {
     TSAN_OPTIONS=halt_on_error=1 \
     ctest --test-dir "build-$1" -L 'unit|golden' -j "$at_once" --timeout 900 \
     --output-on-failure --output-junit "$results/sanitize-$1.xml" |
-    grep -v ' Passed '
+    grep -vE ' Passed |^ +Start +[0-9]+:'
 }
 
 if [ -n "$sanitize" ]; then
@@ -59,7 +59,7 @@ if [ -n "$sanitize" ]; then
 else
   build build all -DCMAKE_BUILD_TYPE=Release
   ctest --test-dir build -j "$jobs" --timeout 600 --output-on-failure \
-    --output-junit "$results/ctest.xml" | grep -v ' Passed '
+    --output-junit "$results/ctest.xml" | grep -vE ' Passed |^ +Start +[0-9]+:'
   tests/e2e/run.sh --junitxml="$results/e2e.xml" || touch "$results/e2e.failed"
   if [ -n "$also" ]; then run_sanitized "$also"; fi
 fi
