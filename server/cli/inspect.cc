@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/loading/checkpoint.h"
@@ -64,16 +65,25 @@ int Inspect(const InspectOptions& options) {
   };
   std::map<std::string, Sum> by_type;
   int64_t parameters = 0;
+  int64_t draft_parameters = 0;  // of the layer behind the last
+  const std::string behind =
+      absl::StrCat("model.layers.", config.num_hidden_layers, ".");
   for (const auto& [name, weight] : (*checkpoint)->weights()) {
     Sum& sum = by_type[std::string(DTypeName(weight.data.dtype))];
     ++sum.tensors;
     sum.elements += weight.data.num_elements();
     sum.bytes += weight.data.bytes();
-    parameters += weight.data.num_elements();
+    (absl::StartsWith(name, behind) ? draft_parameters : parameters) +=
+        weight.data.num_elements();
   }
   std::printf("weights\n");
   PrintRow("parameters",
            absl::StrFormat("%.2f M", static_cast<double>(parameters) / 1e6));
+  if (draft_parameters > 0) {
+    PrintRow(
+        "prediction module",
+        absl::StrFormat("%.2f M", static_cast<double>(draft_parameters) / 1e6));
+  }
   for (const auto& [type, sum] : by_type) {
     PrintRow(
         type.c_str(),

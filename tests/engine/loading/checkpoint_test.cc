@@ -144,6 +144,8 @@ TEST(CheckpointTest, GgufDescribesTheSameDeepseek) {
     EXPECT_EQ(a.rope_scaling.factor, b.rope_scaling.factor);
     for (const auto& [name, weight] : (*folder)->weights()) {
       if (name.ends_with("kv_b_proj.weight") && b.kv_b_split) continue;
+      // The prediction module, which this GGUF leaves out.
+      if (name.starts_with("model.layers.4.")) continue;
       auto other = (*gguf)->Find(name);
       ASSERT_TRUE(other.ok()) << other.status();
       ASSERT_EQ(weight.data.shape, other->data.shape) << name;
