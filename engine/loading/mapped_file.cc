@@ -87,4 +87,12 @@ void MappedFile::DropPages(const void* address, int64_t bytes) const {
   }
 }
 
+void PrefetchPages(const void* address, int64_t bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  const uintptr_t first = begin / page * page;
+  madvise(reinterpret_cast<void*>(first),
+          begin + static_cast<uintptr_t>(bytes) - first, MADV_WILLNEED);
+}
+
 }  // namespace shoal

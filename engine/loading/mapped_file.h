@@ -48,4 +48,8 @@ class MappedFile {
   int64_t size_;
 };
 
+// Tells the kernel that these bytes of some mapped file will be read soon, so
+// that it reads them in large pieces and ahead of time. A hint; does not wait.
+void PrefetchPages(const void* address, int64_t bytes);
+
 }  // namespace shoal

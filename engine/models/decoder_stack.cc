@@ -112,6 +112,7 @@ void DecoderStack::LoadLayers(WeightLoader& loader,
   const auto count = static_cast<int>(config_.num_hidden_layers);
   for (int i = 0; i < count && loader.status().ok(); ++i) {
     if (progress) progress(static_cast<double>(i) / count, "packing weights");
+    loader.Prefetch(absl::StrCat("model.layers.", i + 1, "."));
     LoadLayer(i, loader);
   }
   if (progress) progress(1, "packing weights");

@@ -4,6 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "engine/loading/mapped_file.h"
 #include "kernels/quant/dequantize.h"
 #include "kernels/quant/float_bits.h"
 
@@ -40,12 +41,22 @@ std::unique_ptr<PackedMatrix> WeightLoader::Pack(const std::string& name,
     return nullptr;
   }
   bytes_ += (*packed)->owned_bytes();
+  repacks_ = !(*packed)->borrows_source();
   if ((*packed)->borrows_source()) {
     bytes_ += weight.data.bytes();
   } else {
     checkpoint_.DropPages(weight.data);
   }
   return *std::move(packed);
+}
+
+void WeightLoader::Prefetch(const std::string& prefix) const {
+  if (!repacks_) return;
+  const auto& weights = checkpoint_.weights();
+  for (auto it = weights.lower_bound(prefix);
+       it != weights.end() && it->first.starts_with(prefix); ++it) {
+    PrefetchPages(it->second.data.data, it->second.data.bytes());
+  }
 }
 
 std::unique_ptr<HeadWeight> WeightLoader::PackHead(const float* values,

@@ -57,6 +57,9 @@ class WeightLoader {
   std::vector<float> Floats(const std::string& name);
   // As Floats(), or empty if there is no such tensor.
   std::vector<float> OptionalFloats(const std::string& name);
+  // Has the tensors whose names begin so read ahead from disk, if matrices are
+  // being repacked; those used where they lie are read when they are needed.
+  void Prefetch(const std::string& prefix) const;
   bool Contains(const std::string& name) const {
     return checkpoint_.Contains(name);
   }
@@ -75,6 +78,7 @@ class WeightLoader {
   KernelTable& kernels_;
   const Precision precision_;
   int64_t bytes_ = 0;
+  bool repacks_ = false;  // whether the last matrix was
   absl::Status status_;
 };
 
