@@ -33,8 +33,12 @@ def test_type_watch_tokens_stop(server, browser):
     )
     wait = WebDriverWait(browser, 30, poll_frequency=0.02)
 
-    # Types, and sees the reply grow.
-    find("#prompt").send_keys("Count from one to two hundred.")
+    # Types, and sees the reply grow. Without chance this one is far too long
+    # to end before it is stopped.
+    find("#settings-button").click()
+    find("#temperature").send_keys("0")
+    find("#settings-button").click()
+    find("#prompt").send_keys("Write a very long story about a fox.")
     find("#send").click()
     wait.until(lambda _: replies() and replies()[0].text)
     early = replies()[0].text
