@@ -245,16 +245,16 @@ SHOAL_INLINE void WriteGroup(IntKind kind, const Group& group, int64_t g, int r,
     if (kind == IntKind::kS8Half) put(group.scales[1]);
     if (kind == IntKind::kU4Min || kind == IntKind::kU8Min) put(group.min);
   }
-  // Four weights at a time, as the lanes have them.
-  const auto four = [&](int k) {
-    uint32_t bytes;
-    std::memcpy(&bytes, group.q + k, sizeof(bytes));
-    return bytes;
-  };
+  // Lanes of four bytes; of 4-bit weights the second four are high halves.
   const bool four_bit = IsFourBit(kind);
   for (int c = 0; c < (four_bit ? 4 : 8); ++c) {
-    const uint32_t lane =
-        four_bit ? four(8 * c) | four(8 * c + 4) << 4 : four(4 * c);
+    uint32_t lane;
+    if (four_bit) {
+      const auto eight = LoadUnaligned<uint64_t>(group.q + 8 * c);
+      lane = static_cast<uint32_t>(eight | eight >> 28);
+    } else {
+      lane = LoadUnaligned<uint32_t>(group.q + 4 * c);
+    }
     std::memcpy(out + (c * tile_rows + r) * 4, &lane, sizeof(lane));
   }
 }
@@ -277,6 +277,7 @@ void PackTiles(const WeightView& weight, const IntTiles& tiles, int tile_rows,
       const uint8_t* block = source + row * row_bytes;
       uint8_t* place = out + tile * tiles.tile_bytes;
       for (int64_t g = 0; g < groups; g += kPerBlock) {
+#pragma GCC unroll 8
         for (int i = 0; i < kPerBlock; ++i) {
           ReadGroup(kDType, block, i, &group);
           WriteGroup(kKind, group, g + i, r, tile_rows, place);
