@@ -51,6 +51,13 @@ class KernelTable {
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) = 0;
 
+  // Copies into memory that Allocate() gave. `host` may be reused at once.
+  virtual void Upload(const void* host, int64_t bytes, void* device) = 0;
+  // Copies out of it, once the ops queued before are done. Internal on a device
+  // fault (sticky).
+  virtual absl::Status Download(const void* device, int64_t bytes,
+                                void* host) = 0;
+
   // Lays `weight` out for Linear. InvalidArgument for a dtype without a
   // product. The stored bytes must outlive the result if borrows_source().
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(

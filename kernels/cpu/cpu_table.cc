@@ -61,6 +61,15 @@ class CpuKernelTable : public KernelTable {
     return buffer;
   }
 
+  void Upload(const void* host, int64_t bytes, void* device) override {
+    std::memcpy(device, host, bytes);
+  }
+  absl::Status Download(const void* device, int64_t bytes,
+                        void* host) override {
+    std::memcpy(host, device, bytes);
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) override {
     return PackForCpu(weight, precision, ops_.tile_rows, packed_memory_, pool_);
