@@ -315,7 +315,7 @@ absl::StatusOr<std::unique_ptr<Engine>> MakeEngine(
   if (layout.BytesPerSequence() > 0) options.enable_prefix_caching = false;
   const absl::StatusOr<CacheSize> size =
       SizeCache(options, layout, decoder->config().max_position_embeddings,
-                AvailableMemoryBytes());
+                kernels.FreeBytes());
   if (!size.ok()) return size.status();
   absl::StatusOr<std::unique_ptr<PagedCache>> cache =
       PagedCache::Create(layout, size->num_blocks, options.block_size,

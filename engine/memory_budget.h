@@ -10,10 +10,6 @@
 
 namespace shoal {
 
-// Bytes that may still be allocated: what the kernel calls available, or what
-// the cgroup (v2 or v1) leaves below its limit if that is less.
-int64_t AvailableMemoryBytes();
-
 struct CacheSize {
   int32_t num_blocks = 0;
   int32_t max_model_len = 0;  // tokens; never more than the blocks hold

@@ -2,9 +2,12 @@
 // it and knows nothing else of the device. An instance owns its threads (CPU)
 // or stream (CUDA) and its scratch memory.
 //
-// Ops read and write memory that Allocate() of the same table gave, or on the
-// CPU any host memory. Each call returns when the work is done (CPU) or queued
-// in order (CUDA); Synchronize() waits for it and reports asynchronous faults.
+// Every data pointer of an op's params, those in structs of its spans included,
+// is memory that Allocate() of the same table gave; where memory_is_host() any
+// host memory will do. Params, their spans and PackedMatrix objects are the
+// host's, read before the call returns. A call returns when the work is done
+// (CPU) or queued in order (CUDA); Synchronize() waits for it and reports
+// asynchronous faults.
 // REQUIRES of every op: shapes as its params struct says; a table checks them
 // in debug builds only. Threads: one caller at a time.
 #pragma once
@@ -47,6 +50,12 @@ class KernelTable {
   virtual std::string_view name() const = 0;
   virtual int num_threads() const = 0;
 
+  // Whether ops compute in the host's memory: what lies there needs no copy,
+  // and what Allocate() gave may be touched outside ops.
+  virtual bool memory_is_host() const = 0;
+  // Bytes that Allocate() could give now, as far as the device tells.
+  virtual int64_t FreeBytes() const = 0;
+
   // Zeroed memory. ResourceExhausted when the device has not that much.
   virtual absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) = 0;
@@ -59,7 +68,8 @@ class KernelTable {
                                 void* host) = 0;
 
   // Lays `weight` out for Linear. InvalidArgument for a dtype without a
-  // product. The stored bytes must outlive the result if borrows_source().
+  // product. `weight` lies in host memory; its bytes must outlive the result if
+  // borrows_source().
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) = 0;
 

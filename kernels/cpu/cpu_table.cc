@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/host_memory.h"
 #include "kernels/cpu/linear_jobs.h"
 #include "kernels/cpu/moe_experts.h"
 #include "kernels/cpu/moe_route.h"
@@ -50,6 +51,8 @@ class CpuKernelTable : public KernelTable {
 
   std::string_view name() const override { return ops_.name; }
   int num_threads() const override { return pool_.num_threads(); }
+  bool memory_is_host() const override { return true; }
+  int64_t FreeBytes() const override { return AvailableMemoryBytes(); }
 
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) override {
