@@ -6,7 +6,7 @@ namespace shoal {
 
 ExpertStore::ExpertStore(const ModelConfig& config, const std::string& prefix,
                          WeightLoader& loader)
-    : config_(config), load_(config.n_routed_experts) {
+    : config_(config) {
   const auto load = [&](const std::string& name) {
     matrices_.push_back(loader.Matrix(name));
     return matrices_.back().get();
@@ -21,11 +21,8 @@ ExpertStore::ExpertStore(const ModelConfig& config, const std::string& prefix,
 }
 
 void ExpertStore::Run(KernelTable& kernels, const ExpertChoice& choice,
-                      const float* x, float* out) {
+                      const float* x, float* out) const {
   const int64_t top_k = config_.num_experts_per_tok;
-  for (int64_t i = 0; i < choice.num_tokens * top_k; ++i) {
-    ++load_[choice.ids[i]];
-  }
   MoeExpertsParams experts;
   experts.in = x;
   experts.expert_ids = choice.ids;

@@ -1,12 +1,11 @@
-// The routed experts of one layer: where their weights are, how often each was
-// chosen, and running the chosen ones where they lie. Models know no more of
+// The routed experts of one layer: where their weights are, and running the
+// chosen ones where they lie. Models know no more of
 // placement than this; today there is one tier, the memory of the kernel table
 // that the weights were packed for.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -33,16 +32,12 @@ class ExpertStore {
   // out[t] += the weighted sum of what t's experts make of x[t]; both
   // [num_tokens, hidden_size]. Each chosen expert's weights are read once.
   void Run(KernelTable& kernels, const ExpertChoice& choice, const float* x,
-           float* out);
-
-  // How often each expert was chosen since the start: [n_routed_experts].
-  std::span<const uint64_t> load() const { return load_; }
+           float* out) const;
 
  private:
   const ModelConfig& config_;
   std::vector<std::unique_ptr<PackedMatrix>> matrices_;
   std::vector<ExpertWeights> experts_;  // point into matrices_
-  std::vector<uint64_t> load_;
 };
 
 }  // namespace shoal

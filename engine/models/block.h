@@ -6,29 +6,27 @@
 
 #include <cstdint>
 #include <memory>
-#include <span>
 
 #include "absl/status/status.h"
 #include "engine/cache/paged_cache.h"
+#include "engine/experts/expert_load.h"
+#include "engine/models/step_inputs.h"
+#include "engine/models/v4_inputs.h"
 #include "engine/scheduling/step_batch.h"
 #include "kernels/kernel_table.h"
 
 namespace shoal {
 
-// Cosines and sines of each token's position.
-struct RopeAngles {
-  const float* cos = nullptr;  // [num_tokens, rotary_dim / 2]
-  const float* sin = nullptr;  // like cos
-};
-
-// What blocks of one forward pass share. Pointers into the decoder's memory.
+// What blocks of one forward pass share. Ops get pointers into the kernel
+// table's memory; `batch` is for what is decided on the host.
 struct StepContext {
   const StepBatch& batch;
+  const StepInputs& inputs;
   PagedCache& cache;
   KernelTable& kernels;
-  RopeAngles rope;
-  RopeAngles compress_rope;  // of DeepSeek-V4's compressed layers
-  float* scratch;            // block_scratch_floats() of the largest block
+  float* scratch;                 // ScratchFloats() of the largest block
+  const V4Inputs* v4;             // nullptr: another model
+  const ExpertLoad* expert_load;  // nullptr: nobody counts
 };
 
 class Block {
@@ -39,8 +37,6 @@ class Block {
                                float* residual) = 0;
   // Floats of scratch a step of `num_tokens` needs.
   virtual int64_t ScratchFloats(int64_t num_tokens) const = 0;
-  // How often each expert was chosen since the start; empty without experts.
-  virtual std::span<const uint64_t> expert_load() const { return {}; }
 };
 
 }  // namespace shoal

@@ -2,12 +2,10 @@
 
 namespace shoal {
 
-Compressor::Compressor(const ModelConfig& config, const RotaryEmbedding& rope,
-                       int32_t ratio, int64_t width,
+Compressor::Compressor(const ModelConfig& config, int32_t ratio, int64_t width,
                        const CompressorPlace& place, const std::string& prefix,
                        WeightLoader& loader)
     : config_(config),
-      rope_(rope),
       ratio_(ratio),
       width_(width),
       overlap_(ratio == kOverlapRatio),
@@ -19,14 +17,13 @@ Compressor::Compressor(const ModelConfig& config, const RotaryEmbedding& rope,
 
 int64_t Compressor::ScratchFloats(int64_t num_tokens) const {
   const int64_t channels = overlap_ ? 2 * width_ : width_;
-  // Values, gates, entries and their cosines and sines.
-  return num_tokens * (2 * channels + width_ + config_.qk_rope_head_dim);
+  // Values, gates and entries.
+  return num_tokens * (2 * channels + width_);
 }
 
 void Compressor::Update(const StepContext& step, const float* x,
-                        float* scratch) {
-  const StepBatch& batch = step.batch;
-  const int64_t num_tokens = batch.num_tokens();
+                        float* scratch) const {
+  const int64_t num_tokens = step.batch.num_tokens();
   const int64_t channels = overlap_ ? 2 * width_ : width_;
   float* values = scratch;
   float* gates = values + num_tokens * channels;
@@ -41,37 +38,25 @@ void Compressor::Update(const StepContext& step, const float* x,
   compress.ape = ape_.data();
   compress.state =
       static_cast<float*>(step.cache.tensor(place_.state, place_.layer).data);
-  compress.state_slots = batch.state_slots.data();
-  compress.cu_seqlens_q = batch.cu_seqlens_q.data();
-  compress.positions = batch.positions.data();
-  compress.num_seqs = batch.num_seqs();
+  compress.state_slots = step.inputs.state_slots;
+  compress.cu_seqlens_q = step.inputs.cu_seqlens_q;
+  compress.positions = step.inputs.positions;
+  compress.num_seqs = step.batch.num_seqs();
   compress.ratio = ratio_;
   compress.width = static_cast<int32_t>(width_);
   compress.overlap = overlap_;
   compress.out = closed;
   step.kernels.Compress(compress);
 
-  // A block's size is a multiple of the ratio, so an entry's place is its last
-  // token's, in rows of `ratio` tokens.
-  first_positions_.clear();
-  slots_.clear();
-  for (int64_t t = 0; t < num_tokens; ++t) {
-    if ((batch.positions[t] + 1) % ratio_ != 0) continue;
-    first_positions_.push_back(batch.positions[t] + 1 - ratio_);
-    slots_.push_back(batch.slot_mapping[t] / ratio_);
-  }
-  const auto count = static_cast<int64_t>(slots_.size());
+  const CompressInputs& windows = step.v4->of_ratio(ratio_);
+  const int64_t count = windows.num_closed;
   if (count == 0) return;
   step.kernels.RmsNorm({closed, norm_.data(), closed, count, width_, width_,
                         width_, config_.rms_norm_eps});
-  const int64_t half = config_.qk_rope_head_dim / 2;
-  float* cos = closed + num_tokens * width_;
-  float* sin = cos + num_tokens * half;
-  rope_.Fill(first_positions_, cos, sin);
   RopeParams rope;
   rope.x = closed;
-  rope.cos = cos;
-  rope.sin = sin;
+  rope.cos = windows.rope.cos;
+  rope.sin = windows.rope.sin;
   rope.num_tokens = count;
   rope.num_heads = 1;
   rope.head_dim = static_cast<int32_t>(width_);
@@ -81,7 +66,7 @@ void Compressor::Update(const StepContext& step, const float* x,
   rope.layout = config_.rope_layout;
   step.kernels.Rope(rope);
   const TensorView cache = step.cache.tensor(place_.entries, place_.layer);
-  step.kernels.CacheWrite({closed, slots_.data(), count, width_, width_,
+  step.kernels.CacheWrite({closed, windows.slots, count, width_, width_,
                            TensorView(cache.data, cache.dtype,
                                       {cache.dim(0) * cache.dim(1), width_})});
 }

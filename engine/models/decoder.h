@@ -57,7 +57,8 @@ class Decoder {
   virtual absl::Status Logits(int32_t first, int32_t count, float* out) = 0;
 
   // Final hidden states of the last Forward's logits_rows, after the last norm:
-  // [logits_rows, hidden_size]. Valid until the next Forward.
+  // [logits_rows, hidden_size] in the table's memory. Valid until the next
+  // Forward.
   virtual const float* hidden_states() const = 0;
 
   // How often each expert of a layer was chosen since the start; empty for a

@@ -1,7 +1,6 @@
 #include "engine/models/decoder_stack.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -57,7 +56,8 @@ DecoderStack::DecoderStack(const ModelConfig& config,
       kernels_(kernels),
       cache_layout_(MakeCacheLayout(config_, options.kv_cache_dtype)),
       rope_(PlainRope(config_), RotaryDim(config_)),
-      compress_rope_(CompressRope(config_), RotaryDim(config_)) {
+      compress_rope_(CompressRope(config_), RotaryDim(config_)),
+      staging_(kernels) {
   SHOAL_CHECK(options.max_tokens_per_step > 0);
 }
 
@@ -67,11 +67,9 @@ absl::StatusOr<std::unique_ptr<Decoder>> DecoderStack::Create(
   std::unique_ptr<DecoderStack> stack(
       new DecoderStack(checkpoint.config(), options, kernels));
   WeightLoader loader(checkpoint, kernels, options.precision);
-  stack->embed_tokens_ = loader.View("model.embed_tokens.weight");
+  stack->embed_tokens_ = loader.Stored("model.embed_tokens.weight");
   stack->final_norm_ = loader.Floats("model.norm.weight");
-  stack->lm_head_ = loader.Matrix(checkpoint.Contains("lm_head.weight")
-                                      ? "lm_head.weight"
-                                      : "model.embed_tokens.weight");
+  stack->logits_head_ = std::make_unique<LogitsHead>(kernels, loader);
   if (stack->config_.hc_mult > 0) {
     stack->head_connection_ = std::make_unique<HyperConnection>(
         stack->config_, "model.hc_head", loader);
@@ -88,8 +86,7 @@ std::unique_ptr<Block> DecoderStack::MakeAttention(int layer,
                                                    const std::string& prefix,
                                                    WeightLoader& loader) const {
   if (config_.hc_mult > 0) {
-    return std::make_unique<V4Attention>(config_, compress_rope_, layer, prefix,
-                                         loader);
+    return std::make_unique<V4Attention>(config_, layer, prefix, loader);
   }
   if (config_.kv_lora_rank > 0) {
     return std::make_unique<MlaAttention>(config_, options_.mla_form, layer,
@@ -137,7 +134,6 @@ void DecoderStack::LoadLayer(int layer, WeightLoader& loader) {
 
 absl::Status DecoderStack::AllocateWorkspace() {
   const int64_t tokens = options_.max_tokens_per_step;
-  const int64_t half = rope_.rotary_dim() / 2;
   const int64_t streams = std::max<int64_t>(1, config_.hc_mult);
   int64_t scratch = 0;
   for (const SubLayer& sub_layer : sub_layers_) {
@@ -146,21 +142,27 @@ absl::Status DecoderStack::AllocateWorkspace() {
       scratch = std::max(scratch, sub_layer.connection->ScratchFloats(tokens));
     }
   }
-  const int64_t floats =
-      tokens * ((streams + 2) * config_.hidden_size + 4 * half) + scratch;
+  const int64_t width = config_.hidden_size;
+  const int64_t kept = HyperConnection::KeptFloats(config_, tokens);
+  const int64_t floats = tokens * (streams + 2) * width + kept + scratch;
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> buffer =
       kernels_.Allocate(floats * static_cast<int64_t>(sizeof(float)));
   if (!buffer.ok()) return buffer.status();
   workspace_ = *std::move(buffer);
   hidden_ = static_cast<float*>(workspace_->data());
-  normed_ = hidden_ + tokens * streams * config_.hidden_size;
-  mixed_ = normed_ + tokens * config_.hidden_size;
-  angles_ = mixed_ + tokens * config_.hidden_size;
-  scratch_ = angles_ + tokens * 4 * half;
+  normed_ = hidden_ + tokens * streams * width;
+  mixed_ = normed_ + tokens * width;
+  kept_ = mixed_ + tokens * width;
+  scratch_ = kept_ + kept;
+  if (config_.n_routed_experts == 0) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<ExpertLoad>> load =
+      ExpertLoad::Create(config_, tokens, kernels_);
+  if (!load.ok()) return load.status();
+  expert_load_ = *std::move(load);
   return absl::OkStatus();
 }
 
-void DecoderStack::Norm(const float* in, const std::vector<float>& weight,
+void DecoderStack::Norm(const float* in, const DeviceArray<float>& weight,
                         int64_t rows, float* out) {
   const int64_t width = config_.hidden_size;
   kernels_.RmsNorm({in, weight.data(), out, rows, width, width, width,
@@ -174,75 +176,94 @@ absl::Status DecoderStack::RunSubLayer(const StepContext& step,
     Norm(hidden_, sub_layer.norm, num_tokens, normed_);
     return sub_layer.block->Forward(step, normed_, hidden_);
   }
-  sub_layer.connection->Mix(kernels_, hidden_, num_tokens, scratch_, mixed_);
+  sub_layer.connection->Mix(kernels_, hidden_, num_tokens, scratch_, kept_,
+                            mixed_);
   Norm(mixed_, sub_layer.norm, num_tokens, normed_);
   // Blocks add to what they are given.
   kernels_.Zero(mixed_, num_tokens * config_.hidden_size);
   absl::Status status = sub_layer.block->Forward(step, normed_, mixed_);
   if (status.ok()) {
-    sub_layer.connection->Expand(kernels_, mixed_, num_tokens, hidden_);
+    sub_layer.connection->Expand(kernels_, mixed_, kept_, num_tokens, hidden_);
   }
   return status;
 }
 
-// The embedding fills every stream of the residual.
-void DecoderStack::Embed(const StepBatch& batch) {
-  const int64_t num_tokens = batch.num_tokens();
-  const int64_t streams = config_.hc_mult;
-  EmbeddingParams embedding = {embed_tokens_, batch.token_ids.data(),
-                               num_tokens, streams > 0 ? mixed_ : hidden_};
-  kernels_.Embedding(embedding);
-  if (streams == 0) return;
-  from_rows_.resize(num_tokens * streams);
-  to_rows_.resize(num_tokens * streams);
-  std::iota(to_rows_.begin(), to_rows_.end(), 0);
-  for (const int32_t row : to_rows_) {
-    from_rows_[row] = row / static_cast<int32_t>(streams);
+// What ops read of the batch, into the table's memory.
+absl::Status DecoderStack::Stage(const StepBatch& batch,
+                                 const PagedCache& cache) {
+  const int64_t rows_per_token =
+      std::max<int64_t>({1, config_.hc_mult, config_.o_groups});
+  staging_.Begin();
+  inputs_ =
+      StageBatch(batch, rope_, batch.num_tokens() * rows_per_token, staging_);
+  if (config_.hc_mult > 0) {
+    v4_inputs_ = StageV4(batch, config_, compress_rope_, cache, staging_);
   }
+  return staging_.Upload();
+}
+
+// The embedding fills every stream of the residual.
+void DecoderStack::Embed(int64_t num_tokens) {
+  const int64_t streams = config_.hc_mult;
+  kernels_.Embedding({embed_tokens_.view(), inputs_.token_ids, num_tokens,
+                      streams > 0 ? mixed_ : hidden_});
+  if (streams == 0) return;
   const int64_t width = config_.hidden_size;
   kernels_.CopyRows(
       {ConstTensorView(mixed_, DType::kF32, {num_tokens, width}),
        TensorView(hidden_, DType::kF32, {num_tokens * streams, width}),
-       from_rows_.data(), to_rows_.data(), num_tokens * streams});
+       v4_inputs_.stream_tokens, inputs_.rows, num_tokens * streams});
+}
+
+absl::Status DecoderStack::RunLayers(const StepBatch& batch,
+                                     PagedCache& cache) {
+  const StepContext step = {batch,
+                            inputs_,
+                            cache,
+                            kernels_,
+                            scratch_,
+                            config_.hc_mult > 0 ? &v4_inputs_ : nullptr,
+                            expert_load_.get()};
+  for (SubLayer& sub_layer : sub_layers_) {
+    absl::Status status = RunSubLayer(step, sub_layer);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+void DecoderStack::KeepLogitsRows(const StepBatch& batch) {
+  const int64_t num_tokens = batch.num_tokens();
+  const float* last = hidden_;
+  if (head_connection_ != nullptr) {
+    head_connection_->Mix(kernels_, hidden_, num_tokens, scratch_, kept_,
+                          mixed_);
+    last = mixed_;
+  }
+  num_logits_rows_ = static_cast<int32_t>(batch.logits_rows.size());
+  if (num_logits_rows_ == 0) return;
+  const int64_t width = config_.hidden_size;
+  kernels_.CopyRows({ConstTensorView(last, DType::kF32, {num_tokens, width}),
+                     TensorView(normed_, DType::kF32, {num_tokens, width}),
+                     inputs_.logits_rows, inputs_.rows, num_logits_rows_});
+  Norm(normed_, final_norm_, num_logits_rows_, normed_);
 }
 
 absl::Status DecoderStack::Forward(const StepBatch& batch, PagedCache& cache) {
   const int64_t num_tokens = batch.num_tokens();
   SHOAL_CHECK(num_tokens > 0 && num_tokens <= options_.max_tokens_per_step);
-  Embed(batch);
-  const int64_t angles = num_tokens * rope_.rotary_dim() / 2;
-  float* cos = angles_;
-  rope_.Fill(batch.positions, cos, cos + angles);
-  StepContext step = {batch, cache,   kernels_, {cos, cos + angles},
-                      {},    scratch_};
-  if (config_.hc_mult > 0) {
-    float* compressed = cos + 2 * angles;
-    compress_rope_.Fill(batch.positions, compressed, compressed + angles);
-    step.compress_rope = {compressed, compressed + angles};
-  }
-  for (SubLayer& sub_layer : sub_layers_) {
-    absl::Status status = RunSubLayer(step, sub_layer);
-    if (!status.ok()) return status;
-  }
-  const float* last = hidden_;
-  if (head_connection_ != nullptr) {
-    head_connection_->Mix(kernels_, hidden_, num_tokens, scratch_, mixed_);
-    last = mixed_;
-  }
-  num_logits_rows_ = static_cast<int32_t>(batch.logits_rows.size());
-  for (int32_t i = 0; i < num_logits_rows_; ++i) {
-    Norm(last + batch.logits_rows[i] * config_.hidden_size, final_norm_, 1,
-         normed_ + i * config_.hidden_size);
-  }
-  return kernels_.Synchronize();
+  absl::Status status = Stage(batch, cache);
+  if (!status.ok()) return status;
+  Embed(num_tokens);
+  status = RunLayers(batch, cache);
+  if (!status.ok()) return status;
+  KeepLogitsRows(batch);
+  return expert_load_ != nullptr ? expert_load_->Count(num_tokens)
+                                 : kernels_.Synchronize();
 }
 
 absl::Status DecoderStack::Logits(int32_t first, int32_t count, float* out) {
   SHOAL_CHECK(first >= 0 && count >= 0 && first + count <= num_logits_rows_);
-  const LinearPart part[] = {{lm_head_.get(), nullptr, out}};
-  kernels_.Linear({normed_ + first * config_.hidden_size, count,
-                   config_.hidden_size, part});
-  return kernels_.Synchronize();
+  return logits_head_->Run(normed_ + first * config_.hidden_size, count, out);
 }
 
 }  // namespace shoal

@@ -11,6 +11,8 @@
 #include "engine/models/block.h"
 #include "engine/models/decoder.h"
 #include "engine/models/hyper_connection.h"
+#include "engine/models/input_staging.h"
+#include "engine/models/logits_head.h"
 #include "engine/models/rope.h"
 #include "engine/models/weight_loader.h"
 
@@ -27,18 +29,22 @@ class DecoderStack : public Decoder {
   const ModelConfig& config() const override { return config_; }
   const CacheLayout& cache_layout() const override { return cache_layout_; }
   int64_t weight_bytes() const override { return weight_bytes_; }
-  int64_t workspace_bytes() const override { return workspace_->bytes(); }
+  int64_t workspace_bytes() const override {
+    return workspace_->bytes() + logits_head_->workspace_bytes() +
+           (expert_load_ == nullptr ? 0 : expert_load_->bytes());
+  }
   absl::Status Forward(const StepBatch& batch, PagedCache& cache) override;
   absl::Status Logits(int32_t first, int32_t count, float* out) override;
   const float* hidden_states() const override { return normed_; }
   std::span<const uint64_t> expert_load(int layer) const override {
-    return sub_layers_[2 * layer + 1].block->expert_load();
+    if (expert_load_ == nullptr) return {};
+    return expert_load_->load(layer);
   }
 
  private:
   // Half a layer: attention or MLP.
   struct SubLayer {
-    std::vector<float> norm;
+    DeviceArray<float> norm;
     std::unique_ptr<Block> block;
     std::unique_ptr<HyperConnection> connection;  // nullptr: a plain residual
   };
@@ -54,8 +60,11 @@ class DecoderStack : public Decoder {
   void LoadLayer(int layer, WeightLoader& loader);
   absl::Status RunSubLayer(const StepContext& step, SubLayer& sub_layer);
   absl::Status AllocateWorkspace();
-  void Embed(const StepBatch& batch);
-  void Norm(const float* in, const std::vector<float>& weight, int64_t rows,
+  absl::Status Stage(const StepBatch& batch, const PagedCache& cache);
+  void Embed(int64_t num_tokens);
+  absl::Status RunLayers(const StepBatch& batch, PagedCache& cache);
+  void KeepLogitsRows(const StepBatch& batch);
+  void Norm(const float* in, const DeviceArray<float>& weight, int64_t rows,
             float* out);
 
   const ModelConfig config_;
@@ -64,22 +73,27 @@ class DecoderStack : public Decoder {
   CacheLayout cache_layout_;
   RotaryEmbedding rope_;
   RotaryEmbedding compress_rope_;  // of DeepSeek-V4's compressed layers
-  WeightView embed_tokens_;
+  DeviceWeight embed_tokens_;
   std::vector<SubLayer> sub_layers_;  // two a layer
   std::unique_ptr<HyperConnection> head_connection_;
-  std::vector<float> final_norm_;
-  std::unique_ptr<PackedMatrix> lm_head_;
+  DeviceArray<float> final_norm_;
+  std::unique_ptr<LogitsHead> logits_head_;
   int64_t weight_bytes_ = 0;
+
+  // Of the step under way.
+  InputStaging staging_;
+  StepInputs inputs_;
+  V4Inputs v4_inputs_;
+  std::unique_ptr<ExpertLoad> expert_load_;  // nullptr: no experts
 
   // Parts of workspace_, [max_tokens_per_step, ...] each.
   std::unique_ptr<DeviceBuffer> workspace_;
   float* hidden_ = nullptr;  // [.., max(1, hc_mult), hidden_size], residual
   float* normed_ = nullptr;  // [.., hidden_size]; after Forward: for Logits
   float* mixed_ = nullptr;   // like normed_; with hyper-connections
-  float* angles_ = nullptr;  // cos, sin and those of compress_rope_
+  float* kept_ = nullptr;    // of the hyper-connection around a block
   float* scratch_ = nullptr;
   int32_t num_logits_rows_ = 0;
-  std::vector<int32_t> from_rows_, to_rows_;  // of Embed()
 };
 
 }  // namespace shoal

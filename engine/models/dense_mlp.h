@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
@@ -24,7 +23,7 @@ class DenseMlp : public Block {
  private:
   const float swiglu_limit_;
   std::unique_ptr<PackedMatrix> gate_proj_, up_proj_, down_proj_;
-  std::vector<float> gate_bias_, up_bias_, down_bias_;  // empty: none
+  DeviceArray<float> gate_bias_, up_bias_, down_bias_;  // empty: none
 };
 
 }  // namespace shoal

@@ -3,13 +3,6 @@
 #include <cmath>
 
 namespace shoal {
-namespace {
-
-const float* DataOrNull(const std::vector<float>& values) {
-  return values.empty() ? nullptr : values.data();
-}
-
-}  // namespace
 
 GqaAttention::GqaAttention(const ModelConfig& config, int layer,
                            const std::string& prefix, WeightLoader& loader)
@@ -51,21 +44,21 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   float* attended = v + num_tokens * kv_width;
   KernelTable& kernels = step.kernels;
 
-  const LinearPart qkv[] = {{q_proj_.get(), DataOrNull(q_bias_), q},
-                            {k_proj_.get(), DataOrNull(k_bias_), k},
-                            {v_proj_.get(), DataOrNull(v_bias_), v}};
+  const LinearPart qkv[] = {{q_proj_.get(), q_bias_.data(), q},
+                            {k_proj_.get(), k_bias_.data(), k},
+                            {v_proj_.get(), v_bias_.data(), v}};
   kernels.Linear({x, num_tokens, config_.hidden_size, qkv});
 
   const auto prepare = [&](float* heads, int64_t count,
-                           const std::vector<float>& norm) {
+                           const DeviceArray<float>& norm) {
     if (!norm.empty()) {
       kernels.RmsNorm({heads, norm.data(), heads, num_tokens * count, head_dim,
                        head_dim, head_dim, config_.rms_norm_eps});
     }
     RopeParams rope;
     rope.x = heads;
-    rope.cos = step.rope.cos;
-    rope.sin = step.rope.sin;
+    rope.cos = step.inputs.rope.cos;
+    rope.sin = step.inputs.rope.sin;
     rope.num_tokens = num_tokens;
     rope.num_heads = static_cast<int32_t>(count);
     rope.head_dim = static_cast<int32_t>(head_dim);
@@ -81,8 +74,8 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   const int64_t block_size = step.cache.block_size();
   const auto write = [&](int group, const float* rows) {
     const TensorView tensor = step.cache.tensor(group, layer_);
-    kernels.CacheWrite({rows, step.batch.slot_mapping.data(), num_tokens,
-                        kv_width, kv_width,
+    kernels.CacheWrite({rows, step.inputs.slot_mapping, num_tokens, kv_width,
+                        kv_width,
                         TensorView(tensor.data, tensor.dtype,
                                    {num_blocks * block_size, kv_width})});
     return ConstTensorView(tensor.data, tensor.dtype,
@@ -92,9 +85,9 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   attention.k_cache = write(0, k);
   attention.v_cache = write(1, v);
   attention.q = q;
-  attention.cu_seqlens_q = step.batch.cu_seqlens_q.data();
-  attention.context_lens = step.batch.context_lens.data();
-  attention.block_tables = step.batch.block_tables.data();
+  attention.cu_seqlens_q = step.inputs.cu_seqlens_q;
+  attention.context_lens = step.inputs.context_lens;
+  attention.block_tables = step.inputs.block_tables;
   attention.out = attended;
   attention.num_seqs = step.batch.num_seqs();
   attention.max_blocks = step.batch.max_blocks;
@@ -107,7 +100,7 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   kernels.PagedAttention(attention);
 
   const LinearPart out[] = {
-      {o_proj_.get(), DataOrNull(o_bias_), residual, /*accumulate=*/true}};
+      {o_proj_.get(), o_bias_.data(), residual, /*accumulate=*/true}};
   kernels.Linear({attended, num_tokens, q_width, out});
   return absl::OkStatus();
 }

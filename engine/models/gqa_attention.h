@@ -5,7 +5,6 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
@@ -28,8 +27,8 @@ class GqaAttention : public Block {
   const ModelConfig& config_;
   const int layer_;
   std::unique_ptr<PackedMatrix> q_proj_, k_proj_, v_proj_, o_proj_;
-  std::vector<float> q_bias_, k_bias_, v_bias_, o_bias_;  // empty: none
-  std::vector<float> q_norm_, k_norm_;                    // empty: none
+  DeviceArray<float> q_bias_, k_bias_, v_bias_, o_bias_;  // empty: none
+  DeviceArray<float> q_norm_, k_norm_;                    // empty: none
 };
 
 }  // namespace shoal

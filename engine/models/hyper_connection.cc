@@ -17,7 +17,8 @@ int64_t HyperConnection::ScratchFloats(int64_t num_tokens) const {
 }
 
 void HyperConnection::Mix(KernelTable& kernels, const float* streams,
-                          int64_t num_tokens, float* scratch, float* out) {
+                          int64_t num_tokens, float* scratch, float* kept,
+                          float* out) const {
   const int64_t m = config_.hc_mult;
   const int64_t width = fn_->in_features();
   float* normed = scratch;
@@ -38,20 +39,19 @@ void HyperConnection::Mix(KernelTable& kernels, const float* streams,
   mix.eps = config_.hc_eps;
   mix.out = out;
   if (fn_->out_features() > m) {
-    post_.resize(num_tokens * m);
-    comb_.resize(num_tokens * m * m);
-    mix.post = post_.data();
-    mix.comb = comb_.data();
+    mix.post = kept;
+    mix.comb = kept + num_tokens * m;
   }
   kernels.HyperMix(mix);
 }
 
 void HyperConnection::Expand(KernelTable& kernels, const float* y,
-                             int64_t num_tokens, float* streams) const {
+                             const float* kept, int64_t num_tokens,
+                             float* streams) const {
   HyperExpandParams expand;
   expand.y = y;
-  expand.post = post_.data();
-  expand.comb = comb_.data();
+  expand.post = kept;
+  expand.comb = kept + num_tokens * config_.hc_mult;
   expand.num_tokens = num_tokens;
   expand.hidden_size = config_.hidden_size;
   expand.m = static_cast<int32_t>(config_.hc_mult);

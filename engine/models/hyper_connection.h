@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
@@ -21,21 +20,24 @@ class HyperConnection {
                   WeightLoader& loader);
 
   // out [num_tokens, hidden_size] = the mixture of streams [num_tokens,
-  // hc_mult, hidden_size] that the block reads. Keeps what Expand() needs.
+  // hc_mult, hidden_size] that the block reads. `kept` [KeptFloats()] becomes
+  // what Expand() needs of it.
   void Mix(KernelTable& kernels, const float* streams, int64_t num_tokens,
-           float* scratch, float* out);
+           float* scratch, float* kept, float* out) const;
   // Puts the block's result y [num_tokens, hidden_size] back into the streams.
   // The end of the stack has none.
-  void Expand(KernelTable& kernels, const float* y, int64_t num_tokens,
-              float* streams) const;
+  void Expand(KernelTable& kernels, const float* y, const float* kept,
+              int64_t num_tokens, float* streams) const;
+  static int64_t KeptFloats(const ModelConfig& config, int64_t num_tokens) {
+    return num_tokens * config.hc_mult * (1 + config.hc_mult);
+  }
   // Floats of scratch of Mix().
   int64_t ScratchFloats(int64_t num_tokens) const;
 
  private:
   const ModelConfig& config_;
   std::unique_ptr<PackedMatrix> fn_;
-  std::vector<float> base_, scale_;
-  std::vector<float> post_, comb_;  // of the last Mix()
+  DeviceArray<float> base_, scale_;
 };
 
 }  // namespace shoal

@@ -20,7 +20,7 @@ Indexer::Indexer(const ModelConfig& config, int group, int layer,
 
 int64_t Indexer::ScratchFloats(int64_t num_tokens) const {
   const int64_t heads = config_.index_n_heads;
-  return num_tokens * ((heads + 1) * config_.index_head_dim + heads + 1);
+  return num_tokens * ((heads + 1) * config_.index_head_dim + heads);
 }
 
 // The first values of a head, halves apart: unlike the main attention.
@@ -28,8 +28,8 @@ void Indexer::Rotate(const StepContext& step, float* rows,
                      int64_t heads) const {
   RopeParams rope;
   rope.x = rows;
-  rope.cos = step.rope.cos;
-  rope.sin = step.rope.sin;
+  rope.cos = step.inputs.rope.cos;
+  rope.sin = step.inputs.rope.sin;
   rope.num_tokens = step.batch.num_tokens();
   rope.num_heads = static_cast<int32_t>(heads);
   rope.head_dim = static_cast<int32_t>(config_.index_head_dim);
@@ -51,7 +51,7 @@ void Indexer::CacheKeys(const StepContext& step, const float* x,
   Rotate(step, keys, 1);
   const TensorView cache = step.cache.tensor(group_, layer_);
   step.kernels.CacheWrite(
-      {keys, step.batch.slot_mapping.data(), num_tokens, width, width,
+      {keys, step.inputs.slot_mapping, num_tokens, width, width,
        TensorView(cache.data, cache.dtype,
                   {int64_t{step.cache.num_blocks()} * step.cache.block_size(),
                    width})});
@@ -65,7 +65,6 @@ void Indexer::Select(const StepContext& step, const float* x,
   const int64_t heads = config_.index_n_heads;
   float* q = scratch;
   float* weights = q + num_tokens * heads * config_.index_head_dim;
-  auto* visible = reinterpret_cast<int32_t*>(weights + num_tokens * heads);
   const LinearPart query[] = {{q_proj_.get(), nullptr, q}};
   step.kernels.Linear({q_latent, num_tokens, config_.q_lora_rank, query});
   Rotate(step, q, heads);
@@ -73,17 +72,14 @@ void Indexer::Select(const StepContext& step, const float* x,
   // changes no choice.
   const LinearPart weight[] = {{weights_proj_.get(), nullptr, weights}};
   step.kernels.Linear({x, num_tokens, config_.hidden_size, weight});
-  for (int64_t t = 0; t < num_tokens; ++t) {
-    visible[t] = step.batch.positions[t] + 1;
-  }
 
   KeySelectParams select;
   select.q = q;
   select.weights = weights;
   select.keys = ConstTensorView(step.cache.tensor(group_, layer_));
-  select.cu_seqlens_q = step.batch.cu_seqlens_q.data();
-  select.block_tables = step.batch.block_tables.data();
-  select.num_visible = visible;
+  select.cu_seqlens_q = step.inputs.cu_seqlens_q;
+  select.block_tables = step.inputs.block_tables;
+  select.num_visible = step.inputs.num_visible;
   select.num_seqs = step.batch.num_seqs();
   select.max_blocks = step.batch.max_blocks;
   select.keys_per_block = step.cache.block_size();

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
@@ -41,7 +40,7 @@ class Indexer {
   const int group_;
   const int layer_;
   std::unique_ptr<PackedMatrix> q_proj_, k_proj_, weights_proj_;
-  std::vector<float> k_norm_, k_norm_bias_;
+  DeviceArray<float> k_norm_, k_norm_bias_;
 };
 
 }  // namespace shoal

@@ -70,10 +70,11 @@ void MlaAttention::LoadHeads(const std::string& prefix, WeightLoader& loader) {
   const int64_t nope = config_.qk_nope_head_dim;
   const int64_t value = config_.v_head_dim;
   const bool joint = loader.Contains(prefix + "kv_b_proj.weight");
-  const std::vector<float> k_rows =
-      loader.Floats(prefix + (joint ? "kv_b_proj.weight" : "k_b_proj.weight"));
+  const std::vector<float> k_rows = loader.HostFloats(
+      prefix + (joint ? "kv_b_proj.weight" : "k_b_proj.weight"));
   const std::vector<float> v_rows =
-      joint ? std::vector<float>() : loader.Floats(prefix + "v_b_proj.weight");
+      joint ? std::vector<float>()
+            : loader.HostFloats(prefix + "v_b_proj.weight");
   if (!loader.status().ok()) return;
   std::vector<float> transposed(rank * nope);
   for (int64_t h = 0; h < config_.num_attention_heads; ++h) {
@@ -163,10 +164,10 @@ void MlaAttention::AttendAbsorbed(const StepContext& step, const Rows& rows,
   const TensorView cache = step.cache.tensor(0, layer_);
   PagedAttentionParams attention;
   attention.q = rows.absorbed;
-  attention.cu_seqlens_q = batch.cu_seqlens_q.data() + run.first;
-  attention.context_lens = batch.context_lens.data() + run.first;
+  attention.cu_seqlens_q = step.inputs.cu_seqlens_q + run.first;
+  attention.context_lens = step.inputs.context_lens + run.first;
   attention.block_tables =
-      batch.block_tables.data() + int64_t{run.first} * batch.max_blocks;
+      step.inputs.block_tables + int64_t{run.first} * batch.max_blocks;
   attention.k_cache = ConstTensorView(
       cache.data, cache.dtype, {cache.dim(0), cache.dim(1), 1, cache.dim(2)});
   attention.v_cache = attention.k_cache;
@@ -190,10 +191,10 @@ void MlaAttention::AttendExpanded(const StepContext& step, const Rows& rows,
   attention.q = rows.q;
   attention.k_weights = k_weights_;
   attention.v_weights = v_weights_;
-  attention.cu_seqlens_q = batch.cu_seqlens_q.data() + run.first;
-  attention.context_lens = batch.context_lens.data() + run.first;
+  attention.cu_seqlens_q = step.inputs.cu_seqlens_q + run.first;
+  attention.context_lens = step.inputs.context_lens + run.first;
   attention.block_tables =
-      batch.block_tables.data() + int64_t{run.first} * batch.max_blocks;
+      step.inputs.block_tables + int64_t{run.first} * batch.max_blocks;
   attention.cache = step.cache.tensor(0, layer_);
   attention.out = rows.values;
   attention.num_seqs = run.last - run.first;
@@ -277,8 +278,8 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
   const auto rotate = [&](float* rows, int64_t count, int64_t dim) {
     RopeParams rope;
     rope.x = rows;
-    rope.cos = step.rope.cos;
-    rope.sin = step.rope.sin;
+    rope.cos = step.inputs.rope.cos;
+    rope.sin = step.inputs.rope.sin;
     rope.num_tokens = num_tokens;
     rope.num_heads = static_cast<int32_t>(count);
     rope.head_dim = static_cast<int32_t>(dim);
@@ -295,7 +296,7 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
   const int64_t num_blocks = step.cache.num_blocks();
   const int64_t block_size = step.cache.block_size();
   kernels.CacheWrite(
-      {latent, step.batch.slot_mapping.data(), num_tokens, row, row,
+      {latent, step.inputs.slot_mapping, num_tokens, row, row,
        TensorView(cache.data, cache.dtype, {num_blocks * block_size, row})});
 
   const Rows rows = {q, absorbed, attended, values};

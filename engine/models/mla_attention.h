@@ -69,7 +69,7 @@ class MlaAttention : public Block {
   // q_proj_ alone, or q_a_proj_, q_a_norm_ and q_b_proj_.
   std::unique_ptr<PackedMatrix> q_proj_, q_a_proj_, q_b_proj_;
   std::unique_ptr<PackedMatrix> kv_a_proj_, o_proj_;
-  std::vector<float> q_a_norm_, kv_a_norm_;
+  DeviceArray<float> q_a_norm_, kv_a_norm_;
   // Of each head: Uk_hᵀ [kv_lora_rank, qk_nope_head_dim] and
   // Uv_h [v_head_dim, kv_lora_rank], in memory of ours.
   std::vector<std::unique_ptr<HeadWeight>> k_heads_, v_heads_;

@@ -7,6 +7,7 @@ namespace shoal {
 MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
                WeightLoader& loader)
     : config_(config),
+      layer_(layer),
       router_(loader.ExactMatrix(prefix + "gate.weight")),
       correction_bias_(
           loader.OptionalFloats(prefix + "gate.e_score_correction_bias")),
@@ -29,24 +30,13 @@ int64_t MoeMlp::ScratchFloats(int64_t num_tokens) const {
                   shared_ == nullptr ? 0 : shared_->ScratchFloats(num_tokens));
 }
 
-absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
-                             float* residual) {
-  const int64_t num_tokens = step.batch.num_tokens();
-  const auto top_k = static_cast<int32_t>(config_.num_experts_per_tok);
-  float* logits = step.scratch;
-  float* weights = logits + num_tokens * config_.n_routed_experts;
-  auto* ids = reinterpret_cast<int32_t*>(weights + num_tokens * top_k);
-
-  int32_t* forced = ids + num_tokens * top_k;
-
-  const LinearPart router[] = {{router_.get(), nullptr, logits}};
-  step.kernels.Linear({x, num_tokens, config_.hidden_size, router});
+// What does not depend on the tokens.
+MoeRouteParams MoeMlp::Routing(const StepContext& step) const {
   MoeRouteParams route;
-  route.logits = logits;
-  route.bias = correction_bias_.empty() ? nullptr : correction_bias_.data();
-  route.num_tokens = num_tokens;
+  route.bias = correction_bias_.data();
+  route.num_tokens = step.batch.num_tokens();
   route.num_experts = static_cast<int32_t>(config_.n_routed_experts);
-  route.top_k = top_k;
+  route.top_k = static_cast<int32_t>(config_.num_experts_per_tok);
   if (config_.topk_method != TopkMethod::kGreedy) {
     route.n_group = static_cast<int32_t>(config_.n_group);
     route.topk_group = static_cast<int32_t>(config_.topk_group);
@@ -65,16 +55,36 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
       route.scoring = RouterScoring::kSqrtSoftplus;
       break;
   }
-  if (!token_experts_.empty()) {
-    for (int64_t t = 0; t < num_tokens; ++t) {
-      std::copy_n(token_experts_.data() + step.batch.token_ids[t] * top_k,
-                  top_k, forced + t * top_k);
-    }
-    route.forced_ids = forced;
-  }
   route.norm_topk_prob = config_.norm_topk_prob;
   route.routed_scaling_factor =
       static_cast<float>(config_.routed_scaling_factor);
+  return route;
+}
+
+absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
+                             float* residual) {
+  const int64_t num_tokens = step.batch.num_tokens();
+  const int64_t top_k = config_.num_experts_per_tok;
+  float* logits = step.scratch;
+  float* weights = logits + num_tokens * config_.n_routed_experts;
+  auto* ids = reinterpret_cast<int32_t*>(weights + num_tokens * top_k);
+  int32_t* forced = ids + num_tokens * top_k;
+  if (step.expert_load != nullptr) {
+    ids = step.expert_load->choices(layer_, num_tokens);
+  }
+
+  const LinearPart router[] = {{router_.get(), nullptr, logits}};
+  step.kernels.Linear({x, num_tokens, config_.hidden_size, router});
+  MoeRouteParams route = Routing(step);
+  route.logits = logits;
+  if (!token_experts_.empty()) {
+    step.kernels.CopyRows({ConstTensorView(token_experts_.data(), DType::kI32,
+                                           {config_.vocab_size, top_k}),
+                           TensorView(forced, DType::kI32, {num_tokens, top_k}),
+                           step.inputs.token_ids, step.inputs.rows,
+                           num_tokens});
+    route.forced_ids = forced;
+  }
   route.expert_ids = ids;
   route.expert_weights = weights;
   step.kernels.MoeRoute(route);

@@ -5,7 +5,6 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "engine/experts/expert_store.h"
 #include "engine/loading/model_config.h"
@@ -25,15 +24,15 @@ class MoeMlp : public Block {
   absl::Status Forward(const StepContext& step, const float* x,
                        float* residual) override;
   int64_t ScratchFloats(int64_t num_tokens) const override;
-  std::span<const uint64_t> expert_load() const override {
-    return experts_.load();
-  }
 
  private:
+  MoeRouteParams Routing(const StepContext& step) const;
+
   const ModelConfig& config_;
+  const int layer_;
   std::unique_ptr<PackedMatrix> router_;  // [n_routed_experts, hidden_size]
-  std::vector<float> correction_bias_;    // empty: none
-  std::vector<int32_t> token_experts_;    // [vocab_size, top_k], or empty
+  DeviceArray<float> correction_bias_;    // empty: none
+  DeviceArray<int32_t> token_experts_;    // [vocab_size, top_k], or empty
   ExpertStore experts_;
   std::unique_ptr<DenseMlp> shared_;  // nullptr: none
 };

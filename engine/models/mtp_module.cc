@@ -37,7 +37,8 @@ MtpModule::MtpModule(const Checkpoint& checkpoint,
     : config_(checkpoint.config()),
       kernels_(kernels),
       cache_layout_(OneLayer(MakeCacheLayout(config_, options.kv_cache_dtype))),
-      rope_(config_, static_cast<int32_t>(config_.qk_rope_head_dim)) {
+      rope_(config_, static_cast<int32_t>(config_.qk_rope_head_dim)),
+      staging_(kernels) {
   const auto layer = static_cast<int>(config_.num_hidden_layers);
   const std::string prefix = absl::StrCat("model.layers.", layer, ".");
   embed_norm_ = loader.Floats(prefix + "enorm.weight");
@@ -51,17 +52,15 @@ MtpModule::MtpModule(const Checkpoint& checkpoint,
                                               prefix + "self_attn.", loader);
   mlp_ = std::make_unique<MoeMlp>(config_, layer, prefix + "mlp.", loader);
   // The module's own copies of these two equal the main model's.
-  embed_tokens_ = loader.View("model.embed_tokens.weight");
-  lm_head_ = loader.Matrix(checkpoint.Contains("lm_head.weight")
-                               ? "lm_head.weight"
-                               : "model.embed_tokens.weight");
+  embed_tokens_ = loader.Stored("model.embed_tokens.weight");
+  logits_head_ = std::make_unique<LogitsHead>(kernels, loader);
 }
 
 absl::Status MtpModule::AllocateWorkspace(int64_t tokens) {
   const int64_t width = config_.hidden_size;
   const int64_t scratch =
       std::max(attention_->ScratchFloats(tokens), mlp_->ScratchFloats(tokens));
-  const int64_t floats = tokens * (4 * width + rope_.rotary_dim()) + scratch;
+  const int64_t floats = tokens * 4 * width + scratch;
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> buffer =
       kernels_.Allocate(floats * static_cast<int64_t>(sizeof(float)));
   if (!buffer.ok()) return buffer.status();
@@ -69,12 +68,11 @@ absl::Status MtpModule::AllocateWorkspace(int64_t tokens) {
   joined_ = static_cast<float*>(workspace_->data());
   residual_ = joined_ + tokens * 2 * width;
   normed_ = residual_ + tokens * width;
-  angles_ = normed_ + tokens * width;
-  scratch_ = angles_ + tokens * rope_.rotary_dim();
+  scratch_ = normed_ + tokens * width;
   return absl::OkStatus();
 }
 
-void MtpModule::Norm(const float* in, const std::vector<float>& weight,
+void MtpModule::Norm(const float* in, const DeviceArray<float>& weight,
                      int64_t rows, int64_t in_stride, float* out,
                      int64_t out_stride) {
   kernels_.RmsNorm({in, weight.data(), out, rows, config_.hidden_size,
@@ -85,35 +83,36 @@ absl::Status MtpModule::Forward(const StepBatch& batch, const float* hidden,
                                 PagedCache& cache) {
   const int64_t num_tokens = batch.num_tokens();
   const int64_t width = config_.hidden_size;
+  staging_.Begin();
+  const StepInputs inputs = StageBatch(batch, rope_, num_tokens, staging_);
+  absl::Status status = staging_.Upload();
+  if (!status.ok()) return status;
   kernels_.Embedding(
-      {embed_tokens_, batch.token_ids.data(), num_tokens, normed_});
+      {embed_tokens_.view(), inputs.token_ids, num_tokens, normed_});
   Norm(normed_, embed_norm_, num_tokens, width, joined_, 2 * width);
   Norm(hidden, hidden_norm_, num_tokens, width, joined_ + width, 2 * width);
   const LinearPart join[] = {{eh_proj_.get(), nullptr, residual_}};
   kernels_.Linear({joined_, num_tokens, 2 * width, join});
 
-  const int64_t angles = num_tokens * rope_.rotary_dim() / 2;
-  rope_.Fill(batch.positions, angles_, angles_ + angles);
-  const StepContext step = {
-      batch, cache, kernels_, {angles_, angles_ + angles}, {}, scratch_};
+  const StepContext step = {batch,    inputs,  cache,  kernels_,
+                            scratch_, nullptr, nullptr};
   Norm(residual_, input_norm_, num_tokens, width, normed_, width);
-  absl::Status status = attention_->Forward(step, normed_, residual_);
+  status = attention_->Forward(step, normed_, residual_);
   if (!status.ok()) return status;
   Norm(residual_, mlp_norm_, num_tokens, width, normed_, width);
   status = mlp_->Forward(step, normed_, residual_);
   if (!status.ok()) return status;
-  for (size_t i = 0; i < batch.logits_rows.size(); ++i) {
-    Norm(residual_ + batch.logits_rows[i] * width, final_norm_, 1, width,
-         normed_ + static_cast<int64_t>(i) * width, width);
-  }
+  const auto rows = static_cast<int64_t>(batch.logits_rows.size());
+  kernels_.CopyRows(
+      {ConstTensorView(residual_, DType::kF32, {num_tokens, width}),
+       TensorView(normed_, DType::kF32, {num_tokens, width}),
+       inputs.logits_rows, inputs.rows, rows});
+  Norm(normed_, final_norm_, rows, width, normed_, width);
   return kernels_.Synchronize();
 }
 
 absl::Status MtpModule::Logits(int32_t first, int32_t count, float* out) {
-  const LinearPart part[] = {{lm_head_.get(), nullptr, out}};
-  kernels_.Linear({normed_ + first * config_.hidden_size, count,
-                   config_.hidden_size, part});
-  return kernels_.Synchronize();
+  return logits_head_->Run(normed_ + first * config_.hidden_size, count, out);
 }
 
 }  // namespace shoal

@@ -16,6 +16,8 @@
 #include "absl/status/statusor.h"
 #include "engine/models/block.h"
 #include "engine/models/decoder.h"
+#include "engine/models/input_staging.h"
+#include "engine/models/logits_head.h"
 #include "engine/models/rope.h"
 #include "engine/models/weight_loader.h"
 
@@ -33,8 +35,8 @@ class MtpModule {
   const CacheLayout& cache_layout() const { return cache_layout_; }
 
   // Row i of the batch is token t_{i+1} at the position of h_i; `hidden`
-  // [num_tokens, hidden_size] holds the h_i. batch.logits_rows as in
-  // Decoder::Forward.
+  // [num_tokens, hidden_size], in the table's memory, holds the h_i.
+  // batch.logits_rows as in Decoder::Forward.
   absl::Status Forward(const StepBatch& batch, const float* hidden,
                        PagedCache& cache);
   // As Decoder::Logits.
@@ -44,25 +46,26 @@ class MtpModule {
   MtpModule(const Checkpoint& checkpoint, const DecoderOptions& options,
             KernelTable& kernels, WeightLoader& loader);
   absl::Status AllocateWorkspace(int64_t tokens);
-  void Norm(const float* in, const std::vector<float>& weight, int64_t rows,
+  void Norm(const float* in, const DeviceArray<float>& weight, int64_t rows,
             int64_t in_stride, float* out, int64_t out_stride);
 
   const ModelConfig& config_;
   KernelTable& kernels_;
   CacheLayout cache_layout_;
   RotaryEmbedding rope_;
-  WeightView embed_tokens_;
-  std::vector<float> embed_norm_, hidden_norm_, input_norm_, mlp_norm_,
+  DeviceWeight embed_tokens_;
+  DeviceArray<float> embed_norm_, hidden_norm_, input_norm_, mlp_norm_,
       final_norm_;
-  std::unique_ptr<PackedMatrix> eh_proj_, lm_head_;
+  std::unique_ptr<PackedMatrix> eh_proj_;
+  std::unique_ptr<LogitsHead> logits_head_;
   std::unique_ptr<Block> attention_, mlp_;
+  InputStaging staging_;
 
   // Parts of workspace_, [max_tokens_per_step, ...] each.
   std::unique_ptr<DeviceBuffer> workspace_;
   float* joined_ = nullptr;    // [.., 2 · hidden_size]
   float* residual_ = nullptr;  // [.., hidden_size]
   float* normed_ = nullptr;    // like residual_
-  float* angles_ = nullptr;    // cos and sin
   float* scratch_ = nullptr;
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 #include "engine/models/cache_layouts.h"
 
@@ -18,14 +17,7 @@ int PlaceOf(const ModelConfig& config, int layer) {
 
 }  // namespace
 
-void V4Attention::SlotLists::Reset(int64_t num_tokens, int32_t most) {
-  max_keys = most;
-  counts.assign(num_tokens, 0);
-  slots.resize(num_tokens * most);
-}
-
-V4Attention::V4Attention(const ModelConfig& config,
-                         const RotaryEmbedding& compress_rope, int layer,
+V4Attention::V4Attention(const ModelConfig& config, int layer,
                          const std::string& prefix, WeightLoader& loader)
     : config_(config),
       layer_(layer),
@@ -46,7 +38,7 @@ V4Attention::V4Attention(const ModelConfig& config,
   const int place = PlaceOf(config, layer);
   const bool overlap = ratio_ == kOverlapRatio;
   compressor_ = std::make_unique<Compressor>(
-      config, compress_rope, ratio_, config.head_dim,
+      config, ratio_, config.head_dim,
       overlap ? CompressorPlace{kV4Csa, kV4CsaState, place}
               : CompressorPlace{kV4Hca, kV4HcaState, place},
       prefix + "compressor.", loader);
@@ -55,7 +47,7 @@ V4Attention::V4Attention(const ModelConfig& config,
   index_q_proj_ = loader.Matrix(indexer + "wq_b.weight");
   index_weights_proj_ = loader.ExactMatrix(indexer + "weights_proj.weight");
   index_compressor_ = std::make_unique<Compressor>(
-      config, compress_rope, ratio_, config.index_head_dim,
+      config, ratio_, config.index_head_dim,
       CompressorPlace{kV4CsaIndex, kV4IndexState, place},
       indexer + "compressor.", loader);
 }
@@ -69,15 +61,17 @@ int64_t V4Attention::ScratchFloats(int64_t num_tokens) const {
   }
   if (index_compressor_ != nullptr) {
     const int64_t index = config_.index_n_heads * (config_.index_head_dim + 1);
+    // Chosen slots are as large as floats.
     last = std::max({last, index_compressor_->ScratchFloats(num_tokens),
-                     num_tokens * index});
+                     num_tokens * (index + config_.index_topk + 1)});
   }
   return num_tokens * (config_.q_lora_rank + 2 * q_width + 2 * width) + last;
 }
 
 void V4Attention::Rotate(const StepContext& step, float* rows, int64_t heads,
                          int64_t width, bool inverse) const {
-  const RopeAngles& angles = ratio_ == 0 ? step.rope : step.compress_rope;
+  const RopeAngles& angles =
+      ratio_ == 0 ? step.inputs.rope : step.v4->compress_rope;
   RopeParams rope;
   rope.x = rows;
   rope.cos = angles.cos;
@@ -93,56 +87,18 @@ void V4Attention::Rotate(const StepContext& step, float* rows, int64_t heads,
   step.kernels.Rope(rope);
 }
 
-// Keys of the window: those of earlier steps in the ring, then the step's own.
-void V4Attention::ListWindow(const StepBatch& batch) {
-  const auto window = static_cast<int32_t>(config_.sliding_window);
-  ring_.Reset(batch.num_tokens(), window);
-  new_.Reset(batch.num_tokens(), window);
-  for (int32_t s = 0; s < batch.num_seqs(); ++s) {
-    const int32_t begin = batch.cu_seqlens_q[s];
-    const int32_t start = batch.positions[begin];  // first one of this step
-    for (int32_t t = begin; t < batch.cu_seqlens_q[s + 1]; ++t) {
-      const int32_t last = batch.positions[t];
-      for (int32_t p = std::max(0, last - window + 1); p <= last; ++p) {
-        if (p < start) {
-          ring_.Add(t, batch.state_slots[s] * window + p % window);
-        } else {
-          new_.Add(t, begin + p - start);
-        }
-      }
-    }
-  }
-}
-
-void V4Attention::ListAllEntries(const StepContext& step) {
-  const StepBatch& batch = step.batch;
-  const int32_t per_block = step.cache.block_size() / ratio_;
-  int32_t most = 0;
-  for (const int32_t position : batch.positions) {
-    most = std::max(most, compressor_->NumVisible(position));
-  }
-  entries_.Reset(batch.num_tokens(), most);
-  for (int32_t s = 0; s < batch.num_seqs(); ++s) {
-    const int32_t* table =
-        batch.block_tables.data() + int64_t{s} * batch.max_blocks;
-    for (int32_t t = batch.cu_seqlens_q[s]; t < batch.cu_seqlens_q[s + 1];
-         ++t) {
-      const int32_t visible = compressor_->NumVisible(batch.positions[t]);
-      for (int32_t w = 0; w < visible; ++w) {
-        entries_.Add(t, table[w / per_block] * per_block + w % per_block);
-      }
-    }
-  }
-}
-
-void V4Attention::ChooseEntries(const StepContext& step, const float* x,
-                                const float* q_latent, float* scratch) {
-  const StepBatch& batch = step.batch;
-  const int64_t num_tokens = batch.num_tokens();
+// The entries that the indexer chooses, in `scratch`.
+SlotLists V4Attention::ChooseEntries(const StepContext& step, const float* x,
+                                     const float* q_latent,
+                                     float* scratch) const {
+  const int64_t num_tokens = step.batch.num_tokens();
   const int64_t heads = config_.index_n_heads;
   const int64_t width = config_.index_head_dim;
   index_compressor_->Update(step, x, scratch);
-  float* q = scratch;
+  const auto top_k = static_cast<int32_t>(config_.index_topk);
+  auto* slots = reinterpret_cast<int32_t*>(scratch);
+  int32_t* counts = slots + num_tokens * top_k;
+  auto* q = reinterpret_cast<float*>(counts + num_tokens);
   float* weights = q + num_tokens * heads * width;
   const LinearPart query[] = {{index_q_proj_.get(), nullptr, q}};
   step.kernels.Linear({q_latent, num_tokens, config_.q_lora_rank, query});
@@ -150,32 +106,29 @@ void V4Attention::ChooseEntries(const StepContext& step, const float* x,
   // The reference's positive factors change no choice.
   const LinearPart weight[] = {{index_weights_proj_.get(), nullptr, weights}};
   step.kernels.Linear({x, num_tokens, config_.hidden_size, weight});
-  visible_.clear();
-  for (const int32_t position : batch.positions) {
-    visible_.push_back(index_compressor_->NumVisible(position));
-  }
-  entries_.Reset(num_tokens, static_cast<int32_t>(config_.index_topk));
 
   KeySelectParams select;
   select.q = q;
   select.weights = weights;
   select.keys = index_compressor_->entries(step);
-  select.cu_seqlens_q = batch.cu_seqlens_q.data();
-  select.block_tables = batch.block_tables.data();
-  select.num_visible = visible_.data();
-  select.num_seqs = batch.num_seqs();
-  select.max_blocks = batch.max_blocks;
+  select.cu_seqlens_q = step.inputs.cu_seqlens_q;
+  select.block_tables = step.inputs.block_tables;
+  select.num_visible = step.v4->of_ratio(ratio_).num_visible;
+  select.num_seqs = step.batch.num_seqs();
+  select.max_blocks = step.batch.max_blocks;
   select.keys_per_block = step.cache.block_size() / ratio_;
   select.num_heads = static_cast<int32_t>(heads);
   select.head_dim = static_cast<int32_t>(width);
-  select.top_k = entries_.max_keys;
-  select.slots = entries_.slots.data();
-  select.num_selected = entries_.counts.data();
+  select.top_k = top_k;
+  select.slots = slots;
+  select.num_selected = counts;
   step.kernels.KeySelect(select);
+  return {slots, counts, top_k};
 }
 
 void V4Attention::Attend(const StepContext& step, const float* q,
-                         const void* new_rows, float* out) const {
+                         const void* new_rows, const SlotLists& entries,
+                         float* out) const {
   const int64_t num_tokens = step.batch.num_tokens();
   const int64_t width = config_.head_dim;
   const auto flat = [width](const ConstTensorView& view) {
@@ -183,15 +136,16 @@ void V4Attention::Attend(const StepContext& step, const float* q,
                            {view.dim(0) * view.dim(1), width});
   };
   const TensorView ring = step.cache.tensor(kV4Window, layer_);
+  const auto source = [](const ConstTensorView& rows, const SlotLists& lists) {
+    return KeySource{rows, lists.slots, lists.counts, lists.max_keys};
+  };
   KeySource sources[3] = {
-      {flat(ring), ring_.slots.data(), ring_.counts.data(), ring_.max_keys},
-      {ConstTensorView(new_rows, ring.dtype, {num_tokens, width}),
-       new_.slots.data(), new_.counts.data(), new_.max_keys}};
+      source(flat(ring), step.v4->ring),
+      source(ConstTensorView(new_rows, ring.dtype, {num_tokens, width}),
+             step.v4->fresh)};
   size_t num_sources = 2;
   if (compressor_ != nullptr) {
-    sources[num_sources++] = {flat(compressor_->entries(step)),
-                              entries_.slots.data(), entries_.counts.data(),
-                              entries_.max_keys};
+    sources[num_sources++] = source(flat(compressor_->entries(step)), entries);
   }
   SparseAttentionParams attention;
   attention.q = q;
@@ -209,25 +163,17 @@ void V4Attention::Attend(const StepContext& step, const float* q,
 // Each group of heads through its own part of wo_a, then all through wo_b.
 // `scratch`: as large as `attended`, then [num_tokens, groups · o_lora_rank].
 void V4Attention::Project(const StepContext& step, const float* attended,
-                          float* scratch, float* residual) {
+                          float* scratch, float* residual) const {
   const int64_t num_tokens = step.batch.num_tokens();
   const int64_t groups = config_.o_groups;
   const int64_t width = config_.num_attention_heads * config_.head_dim / groups;
   const int64_t rank = config_.o_lora_rank;
   float* grouped = scratch;  // [groups, num_tokens, width]
   float* low = grouped + num_tokens * groups * width;
-  from_rows_.resize(num_tokens * groups);
-  to_rows_.resize(num_tokens * groups);
-  for (int64_t t = 0; t < num_tokens; ++t) {
-    for (int64_t g = 0; g < groups; ++g) {
-      from_rows_[t * groups + g] = static_cast<int32_t>(t * groups + g);
-      to_rows_[t * groups + g] = static_cast<int32_t>(g * num_tokens + t);
-    }
-  }
   step.kernels.CopyRows(
       {ConstTensorView(attended, DType::kF32, {num_tokens * groups, width}),
        TensorView(grouped, DType::kF32, {num_tokens * groups, width}),
-       from_rows_.data(), to_rows_.data(), num_tokens * groups});
+       step.inputs.rows, step.v4->group_rows, num_tokens * groups});
   for (int64_t g = 0; g < groups; ++g) {
     const LinearPart part[] = {{&o_a_proj_[g]->matrix(), nullptr,
                                 low + g * rank, /*accumulate=*/false,
@@ -241,22 +187,11 @@ void V4Attention::Project(const StepContext& step, const float* attended,
 }
 
 // The last rows of each sequence's step, which later steps still see.
-void V4Attention::WriteRing(const StepContext& step, const float* kv) {
-  const StepBatch& batch = step.batch;
-  const auto window = static_cast<int32_t>(config_.sliding_window);
+void V4Attention::WriteRing(const StepContext& step, const float* kv) const {
   const int64_t width = config_.head_dim;
-  ring_slots_.assign(batch.num_tokens(), -1);
-  for (int32_t s = 0; s < batch.num_seqs(); ++s) {
-    const int32_t end = batch.cu_seqlens_q[s + 1];
-    const int32_t begin = std::max(batch.cu_seqlens_q[s], end - window);
-    for (int32_t t = begin; t < end; ++t) {
-      ring_slots_[t] =
-          int64_t{batch.state_slots[s]} * window + batch.positions[t] % window;
-    }
-  }
   const TensorView ring = step.cache.tensor(kV4Window, layer_);
   step.kernels.CacheWrite(
-      {kv, ring_slots_.data(), batch.num_tokens(), width, width,
+      {kv, step.v4->ring_slots, step.batch.num_tokens(), width, width,
        TensorView(ring.data, ring.dtype, {ring.dim(0) * ring.dim(1), width})});
 }
 
@@ -289,21 +224,15 @@ absl::Status V4Attention::Forward(const StepContext& step, const float* x,
   Rotate(step, q, heads, width, /*inverse=*/false);
   Rotate(step, kv, 1, width, /*inverse=*/false);
 
-  identity_.resize(num_tokens);
-  std::iota(identity_.begin(), identity_.end(), 0);
   const DType dtype = step.cache.tensor(kV4Window, layer_).dtype;
-  kernels.CacheWrite({kv, identity_.data(), num_tokens, width, width,
+  kernels.CacheWrite({kv, step.v4->fresh_slots, num_tokens, width, width,
                       TensorView(new_rows, dtype, {num_tokens, width})});
-  ListWindow(step.batch);
-  if (compressor_ != nullptr) {
-    compressor_->Update(step, x, rest);
-    if (index_compressor_ != nullptr) {
-      ChooseEntries(step, x, q_latent, rest);
-    } else {
-      ListAllEntries(step);
-    }
+  SlotLists entries = step.v4->entries;
+  if (compressor_ != nullptr) compressor_->Update(step, x, rest);
+  if (index_compressor_ != nullptr) {
+    entries = ChooseEntries(step, x, q_latent, rest);
   }
-  Attend(step, q, new_rows, attended);
+  Attend(step, q, new_rows, entries, attended);
   WriteRing(step, kv);
   Rotate(step, attended, heads, width, /*inverse=*/true);
   Project(step, attended, q, residual);

@@ -74,12 +74,18 @@ std::unique_ptr<HeadWeight> WeightLoader::PackHead(const float* values,
     }
     view.data = ConstTensorView(head->halves_.data(), DType::kBF16, {out, in});
   }
-  bytes_ += view.data.bytes();
   absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
       kernels_.Pack(view, precision_);
   if (!packed.ok()) {
     status_ = packed.status();
     return nullptr;
+  }
+  bytes_ += (*packed)->owned_bytes();
+  if ((*packed)->borrows_source()) {
+    bytes_ += view.data.bytes();
+  } else {
+    head->floats_ = {};
+    head->halves_ = {};
   }
   head->matrix_ = *std::move(packed);
   return head;
@@ -120,9 +126,31 @@ std::unique_ptr<HeadWeight> WeightLoader::Rows(const std::string& name,
   return head;
 }
 
-std::vector<int32_t> WeightLoader::Ids(const std::string& name, int64_t limit) {
+std::unique_ptr<DeviceBuffer> WeightLoader::Allocate(const std::string& what,
+                                                     int64_t bytes) {
+  if (!status_.ok()) return nullptr;
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> buffer =
+      kernels_.Allocate(bytes);
+  if (buffer.ok()) return *std::move(buffer);
+  status_ = absl::Status(buffer.status().code(),
+                         absl::StrCat(what, ": ", buffer.status().message()));
+  return nullptr;
+}
+
+std::unique_ptr<DeviceBuffer> WeightLoader::Place(const std::string& name,
+                                                  const void* host,
+                                                  int64_t bytes) {
+  std::unique_ptr<DeviceBuffer> buffer = Allocate(name, bytes);
+  if (buffer == nullptr) return nullptr;
+  kernels_.Upload(host, bytes, buffer->data());
+  bytes_ += bytes;
+  return buffer;
+}
+
+DeviceArray<int32_t> WeightLoader::Ids(const std::string& name, int64_t limit) {
+  DeviceArray<int32_t> array;
   const WeightView view = View(name);
-  if (!status_.ok()) return {};
+  if (!status_.ok()) return array;
   const int64_t count = view.data.num_elements();
   std::vector<int32_t> ids(count);
   const auto* bytes = static_cast<const uint8_t*>(view.data.data);
@@ -133,15 +161,15 @@ std::vector<int32_t> WeightLoader::Ids(const std::string& name, int64_t limit) {
     if (id < 0 || id >= limit) {
       status_ = absl::InvalidArgumentError(
           absl::StrCat(name, ": expected ids below ", limit, ", got ", id));
-      return {};
+      return array;
     }
     ids[i] = static_cast<int32_t>(id);
   }
-  bytes_ += count * 4;
-  return ids;
+  array.buffer_ = Place(name, ids.data(), count * 4);
+  return array;
 }
 
-std::vector<float> WeightLoader::Floats(const std::string& name) {
+std::vector<float> WeightLoader::HostFloats(const std::string& name) {
   const WeightView view = View(name);
   if (!status_.ok()) return {};
   std::vector<float> values(view.data.num_elements());
@@ -153,12 +181,37 @@ std::vector<float> WeightLoader::Floats(const std::string& name) {
     DequantizeRow(view.data.dtype, view.data.data, view.data.num_elements(),
                   values.data());
   }
-  bytes_ += static_cast<int64_t>(values.size() * sizeof(float));
   return values;
 }
 
-std::vector<float> WeightLoader::OptionalFloats(const std::string& name) {
-  return checkpoint_.Contains(name) ? Floats(name) : std::vector<float>();
+DeviceArray<float> WeightLoader::Floats(const std::string& name) {
+  DeviceArray<float> array;
+  const std::vector<float> values = HostFloats(name);
+  if (!status_.ok()) return array;
+  array.buffer_ = Place(name, values.data(),
+                        static_cast<int64_t>(values.size() * sizeof(float)));
+  return array;
+}
+
+DeviceArray<float> WeightLoader::OptionalFloats(const std::string& name) {
+  return Contains(name) ? Floats(name) : DeviceArray<float>();
+}
+
+DeviceWeight WeightLoader::Stored(const std::string& name) {
+  DeviceWeight weight;
+  weight.view_ = View(name);
+  if (!status_.ok() || kernels_.memory_is_host()) return weight;
+  const auto place = [&](ConstTensorView* view) {
+    std::unique_ptr<DeviceBuffer> buffer =
+        Place(name, view->data, view->bytes());
+    if (buffer != nullptr) view->data = buffer->data();
+    return buffer;
+  };
+  weight.data_ = place(&weight.view_.data);
+  if (!weight.view_.scales.empty() && status_.ok()) {
+    weight.scales_ = place(&weight.view_.scales);
+  }
+  return weight;
 }
 
 }  // namespace shoal

@@ -1,7 +1,7 @@
 // WeightLoader takes named tensors of a checkpoint into the form that ops want:
-// matrices packed by the kernel table, norms and biases as f32. It remembers
-// the first error, so that a model's constructor reads as a list of its
-// tensors:
+// matrices packed by the kernel table; norms, biases and tables in its memory.
+// It remembers the first error, so that a model's constructor reads as a list
+// of its tensors:
 //
 //   WeightLoader loader(checkpoint, kernels, precision);
 //   auto q = loader.Matrix("...q_proj.weight"); ...
@@ -18,6 +18,33 @@
 #include "kernels/kernel_table.h"
 
 namespace shoal {
+
+// An array in the kernel table's memory; empty where a model has none.
+template <typename T>
+class DeviceArray {
+ public:
+  bool empty() const { return buffer_ == nullptr; }
+  // nullptr if empty.
+  const T* data() const {
+    return empty() ? nullptr : static_cast<const T*>(buffer_->data());
+  }
+
+ private:
+  friend class WeightLoader;
+  std::unique_ptr<DeviceBuffer> buffer_;
+};
+
+// A stored tensor where ops can read it: in the mapped file if the table's
+// memory is the host's, else a copy.
+class DeviceWeight {
+ public:
+  const WeightView& view() const { return view_; }
+
+ private:
+  friend class WeightLoader;
+  WeightView view_;
+  std::unique_ptr<DeviceBuffer> data_, scales_;
+};
 
 // A matrix that is no whole tensor of the checkpoint: a float copy in memory of
 // its own, or rows of a tensor.
@@ -52,27 +79,38 @@ class WeightLoader {
   std::unique_ptr<HeadWeight> Rows(const std::string& name, int64_t first,
                                    int64_t count);
   // A table of ids in [0, limit); empty after an error.
-  std::vector<int32_t> Ids(const std::string& name, int64_t limit);
+  DeviceArray<int32_t> Ids(const std::string& name, int64_t limit);
   // Any float type, as f32; empty after an error.
-  std::vector<float> Floats(const std::string& name);
+  DeviceArray<float> Floats(const std::string& name);
   // As Floats(), or empty if there is no such tensor.
-  std::vector<float> OptionalFloats(const std::string& name);
+  DeviceArray<float> OptionalFloats(const std::string& name);
+  // As Floats(), in the host's memory: for what is rearranged before it is
+  // packed.
+  std::vector<float> HostFloats(const std::string& name);
+  // The tensor as stored; an empty view after an error.
+  DeviceWeight Stored(const std::string& name);
+  // Zeroed memory of the table; nullptr after an error, which names `what`.
+  std::unique_ptr<DeviceBuffer> Allocate(const std::string& what,
+                                         int64_t bytes);
   // Has the tensors whose names begin so read ahead from disk, if matrices are
   // being repacked; those used where they lie are read when they are needed.
   void Prefetch(const std::string& prefix) const;
   bool Contains(const std::string& name) const {
     return checkpoint_.Contains(name);
   }
-  // The tensor as stored; empty after an error.
-  WeightView View(const std::string& name);
 
-  // Bytes that packed matrices and floats occupy, mapped ones included.
+  // Bytes that packed matrices and arrays occupy, mapped matrices included.
   int64_t bytes() const { return bytes_; }
   const absl::Status& status() const { return status_; }
 
  private:
+  // As the checkpoint has it; empty after an error.
+  WeightView View(const std::string& name);
   std::unique_ptr<PackedMatrix> Pack(const std::string& name,
                                      Precision precision);
+  // A copy of `bytes` in the table's memory; nullptr after an error.
+  std::unique_ptr<DeviceBuffer> Place(const std::string& name, const void* host,
+                                      int64_t bytes);
 
   const Checkpoint& checkpoint_;
   KernelTable& kernels_;

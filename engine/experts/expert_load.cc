@@ -1,0 +1,59 @@
+#include "engine/experts/expert_load.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/check.h"
+
+namespace shoal {
+
+absl::StatusOr<std::unique_ptr<ExpertLoad>> ExpertLoad::Create(
+    const ModelConfig& config, int64_t max_tokens, KernelTable& kernels) {
+  std::unique_ptr<ExpertLoad> load(new ExpertLoad(kernels));
+  load->num_experts_ = config.n_routed_experts;
+  load->top_k_ = config.num_experts_per_tok;
+  for (int64_t layer = 0; layer < config.num_hidden_layers; ++layer) {
+    load->row_of_layer_.push_back(config.is_moe_layer(layer) ? load->num_rows_++
+                                                             : -1);
+  }
+  const int64_t count = load->num_rows_ * max_tokens * load->top_k_;
+  absl::StatusOr<std::unique_ptr<DeviceBuffer>> choices =
+      kernels.Allocate(count * static_cast<int64_t>(sizeof(int32_t)));
+  if (!choices.ok()) {
+    return absl::Status(
+        choices.status().code(),
+        absl::StrCat("experts chosen: ", choices.status().message()));
+  }
+  load->choices_ = *std::move(choices);
+  load->host_choices_.resize(count);
+  load->loads_.resize(load->num_rows_ * load->num_experts_);
+  return load;
+}
+
+int32_t* ExpertLoad::choices(int layer, int64_t num_tokens) const {
+  SHOAL_CHECK(row_of_layer_[layer] >= 0);
+  return static_cast<int32_t*>(choices_->data()) +
+         row_of_layer_[layer] * num_tokens * top_k_;
+}
+
+absl::Status ExpertLoad::Count(int64_t num_tokens) {
+  const int64_t row = num_tokens * top_k_;
+  absl::Status status = kernels_.Download(
+      choices_->data(), num_rows_ * row * static_cast<int64_t>(sizeof(int32_t)),
+      host_choices_.data());
+  if (!status.ok()) return status;
+  for (int32_t r = 0; r < num_rows_; ++r) {
+    uint64_t* load = loads_.data() + r * num_experts_;
+    for (int64_t i = 0; i < row; ++i) ++load[host_choices_[r * row + i]];
+  }
+  return absl::OkStatus();
+}
+
+std::span<const uint64_t> ExpertLoad::load(int layer) const {
+  const int32_t row = row_of_layer_[layer];
+  if (row < 0) return {};
+  return {loads_.data() + row * num_experts_,
+          static_cast<size_t>(num_experts_)};
+}
+
+}  // namespace shoal

@@ -1,0 +1,41 @@
+#include "engine/models/step_inputs.h"
+
+#include <numeric>
+
+namespace shoal {
+
+RopeAngles StageAngles(const RotaryEmbedding& rope,
+                       std::span<const int32_t> positions,
+                       InputStaging& staging) {
+  const auto count =
+      static_cast<int64_t>(positions.size()) * rope.rotary_dim() / 2;
+  const auto cos = staging.Take<float>(count);
+  const auto sin = staging.Take<float>(count);
+  rope.Fill(positions, cos.host, sin.host);
+  return {cos.device, sin.device};
+}
+
+StepInputs StageBatch(const StepBatch& batch, const RotaryEmbedding& rope,
+                      int64_t num_rows, InputStaging& staging) {
+  StepInputs inputs;
+  inputs.token_ids = staging.Copy(batch.token_ids);
+  inputs.positions = staging.Copy(batch.positions);
+  inputs.slot_mapping = staging.Copy(batch.slot_mapping);
+  inputs.cu_seqlens_q = staging.Copy(batch.cu_seqlens_q);
+  inputs.context_lens = staging.Copy(batch.context_lens);
+  inputs.block_tables = staging.Copy(batch.block_tables);
+  inputs.state_slots = staging.Copy(batch.state_slots);
+  inputs.logits_rows = staging.Copy(batch.logits_rows);
+  const auto visible = staging.Take<int32_t>(batch.num_tokens());
+  for (int32_t t = 0; t < batch.num_tokens(); ++t) {
+    visible.host[t] = batch.positions[t] + 1;
+  }
+  inputs.num_visible = visible.device;
+  const auto rows = staging.Take<int32_t>(num_rows);
+  std::iota(rows.host, rows.host + num_rows, 0);
+  inputs.rows = rows.device;
+  inputs.rope = StageAngles(rope, batch.positions, staging);
+  return inputs;
+}
+
+}  // namespace shoal
