@@ -8,6 +8,7 @@
 #include <map>
 #include <numeric>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -234,11 +235,13 @@ void AddV32Keys(const ModelConfig& c, GgufBytes* gguf) {
             0.1 * c.rope_scaling.mscale_all_dim);
 }
 
-class Deepseek4GgufTest : public testing::TestWithParam<const char*> {};
+class Deepseek4GgufTest
+    : public testing::TestWithParam<std::tuple<const char*, TestTable>> {};
 
 TEST_P(Deepseek4GgufTest, LogitsMatchTheFolders) {
-  const Golden golden = LoadGolden(GetParam());
-  const auto folder = LoadCheckpoint(GoldenPath(GetParam()));
+  const auto& [name, table] = GetParam();
+  const Golden golden = LoadGolden(name);
+  const auto folder = LoadCheckpoint(GoldenPath(name));
   ASSERT_TRUE(folder.ok()) << folder.status();
   GgufBytes gguf;
   if ((*folder)->config().hc_mult > 0) {
@@ -248,10 +251,10 @@ TEST_P(Deepseek4GgufTest, LogitsMatchTheFolders) {
   }
   AddTensors(**folder, &gguf);
   const std::string path = absl::StrCat(testing::TempDir(), "/shoal_", getpid(),
-                                        GetParam(), ".gguf");
+                                        name, table.name(), ".gguf");
   gguf.Write(path);
-  LoadedModel model = LoadModel(path, RunnableIsas().back(), Precision::kExact,
-                                DType::kF32, 512);
+  LoadedModel model =
+      LoadModel(path, table, Precision::kExact, DType::kF32, 512);
   EXPECT_EQ(model.decoder->config().model_type, (*folder)->config().model_type);
   const int64_t vocab_size = model.decoder->config().vocab_size;
   for (const GoldenPrompt& prompt : golden.prompts) {
@@ -264,13 +267,18 @@ TEST_P(Deepseek4GgufTest, LogitsMatchTheFolders) {
   std::filesystem::remove(path);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Deepseek4GgufTest,
-                         testing::Values("deepseek_v4",
-                                         "deepseek_v4-clamp-window128",
-                                         "deepseek_v32"),
-                         [](const auto& info) {
-                           return absl::StrReplaceAll(info.param, {{"-", "_"}});
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, Deepseek4GgufTest,
+    testing::Combine(testing::Values("deepseek_v4",
+                                     "deepseek_v4-clamp-window128",
+                                     "deepseek_v32"),
+                     testing::Values(TestTable(RunnableIsas().back()),
+                                     TestTable(RunnableIsas().back(), true))),
+    [](const auto& info) {
+      return absl::StrReplaceAll(absl::StrCat(std::get<0>(info.param), "_",
+                                              std::get<1>(info.param).name()),
+                                 {{"-", "_"}});
+    });
 
 }  // namespace
 }  // namespace shoal

@@ -12,6 +12,7 @@
 #include "kernels/quant/dequantize.h"
 #include "kernels/quant/float_bits.h"
 #include "nlohmann/json.hpp"
+#include "tests/engine/checked_table.h"
 
 namespace shoal {
 namespace {
@@ -83,17 +84,47 @@ std::vector<CpuIsa> RunnableIsas() {
   return isas;
 }
 
-LoadedModel LoadModel(const std::string& path, CpuIsa isa, Precision precision,
-                      DType kv_cache_dtype, int32_t max_tokens_per_step,
-                      MlaForm mla_form) {
+std::vector<TestTable> HostTables() {
+  const std::vector<CpuIsa> isas = RunnableIsas();
+  return {isas.begin(), isas.end()};
+}
+
+std::vector<TestTable> AllTables() {
+  std::vector<TestTable> tables = HostTables();
+  tables.emplace_back(tables.back().isa, /*checked=*/true);
+  return tables;
+}
+
+std::string TestTable::name() const {
+  return checked ? "checked" : std::string(CpuIsaName(isa));
+}
+
+std::unique_ptr<KernelTable> TestTable::Make() const {
+  std::unique_ptr<KernelTable> cpu = MakeCpuKernelTable(isa, 2);
+  if (!checked) return cpu;
+  return std::make_unique<CheckedTable>(std::move(cpu));
+}
+
+LoadedModel LoadModel(const std::string& path, const TestTable& table,
+                      Precision precision, DType kv_cache_dtype,
+                      int32_t max_tokens_per_step, MlaForm mla_form) {
   LoadedModel model;
-  model.kernels = MakeCpuKernelTable(isa, 2);
+  model.kernels = table.Make();
   model.checkpoint = ValueOrDie(LoadCheckpoint(path));
   DecoderOptions options = {precision, kv_cache_dtype, max_tokens_per_step};
   options.mla_form = mla_form;
   model.decoder = ValueOrDie(
       MakeDecoder(*model.checkpoint, options, *model.kernels, nullptr));
   return model;
+}
+
+std::vector<float> DownloadFloats(KernelTable& kernels, const float* values,
+                                  int64_t count) {
+  std::vector<float> host(count);
+  const absl::Status status = kernels.Download(
+      values, count * static_cast<int64_t>(sizeof(float)), host.data());
+  if (!status.ok()) std::abort();
+  return host;
 }
 
 namespace {
@@ -140,9 +171,10 @@ std::vector<float> AllLogits(Decoder& decoder, KernelTable& kernels,
     }
     if (!status.ok()) std::abort();
     if (hidden != nullptr) {
-      const float* rows = decoder.hidden_states();
-      hidden->insert(hidden->end(), rows,
-                     rows + count * decoder.config().hidden_size);
+      const std::vector<float> rows =
+          DownloadFloats(kernels, decoder.hidden_states(),
+                         count * decoder.config().hidden_size);
+      hidden->insert(hidden->end(), rows.begin(), rows.end());
     }
   }
   return logits;
@@ -173,12 +205,16 @@ std::vector<float> MtpLogits(MtpModule& module, const ModelConfig& config,
   const auto cache = ValueOrDie(PagedCache::Create(
       module.cache_layout(), static_cast<int32_t>(blocks.size()), kBlockSize, 2,
       kernels));
+  const auto bytes = static_cast<int64_t>(hidden.size() * sizeof(float));
+  const auto states = ValueOrDie(kernels.Allocate(bytes));
+  kernels.Upload(hidden.data(), bytes, states->data());
   std::vector<float> logits(length * config.vocab_size);
   for (int32_t first = 0; first < length; first += chunk) {
     const int32_t count = std::min(chunk, length - first);
     absl::Status status = module.Forward(
         OneSequence(next_tokens, first, count, kBlockSize, blocks),
-        hidden.data() + first * config.hidden_size, *cache);
+        static_cast<const float*>(states->data()) + first * config.hidden_size,
+        *cache);
     if (status.ok()) {
       status =
           module.Logits(0, count, logits.data() + first * config.vocab_size);

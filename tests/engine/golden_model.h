@@ -33,8 +33,23 @@ std::string GoldenPath(const std::string& name);
 // Of a folder with golden.json and golden.safetensors. Aborts on bad data.
 Golden LoadGolden(const std::string& name);
 
+// A kernel table that models are tested on.
+struct TestTable {
+  TestTable(CpuIsa isa, bool checked = false)  // NOLINT: a plain one is its ISA
+      : isa(isa), checked(checked) {}
+  std::string name() const;
+  std::unique_ptr<KernelTable> Make() const;  // on two threads
+
+  CpuIsa isa;
+  bool checked;  // memory that is not the host's: see checked_table.h
+};
+
 // The instruction sets that this machine runs.
 std::vector<CpuIsa> RunnableIsas();
+// Their tables.
+std::vector<TestTable> HostTables();
+// And a checked one over the best of them.
+std::vector<TestTable> AllTables();
 
 // A loaded model with what it borrows.
 struct LoadedModel {
@@ -43,9 +58,14 @@ struct LoadedModel {
   std::unique_ptr<Decoder> decoder;
 };
 // Aborts, with the message, if it does not load.
-LoadedModel LoadModel(const std::string& path, CpuIsa isa, Precision precision,
-                      DType kv_cache_dtype, int32_t max_tokens_per_step,
+LoadedModel LoadModel(const std::string& path, const TestTable& table,
+                      Precision precision, DType kv_cache_dtype,
+                      int32_t max_tokens_per_step,
                       MlaForm mla_form = MlaForm::kAuto);
+
+// Values in a table's memory, on the host.
+std::vector<float> DownloadFloats(KernelTable& kernels, const float* values,
+                                  int64_t count);
 
 // Logits of every position of `tokens` [n, vocab_size], computed in chunks of
 // `chunk` tokens over cache blocks in the order of `blocks` (ids, enough of

@@ -12,14 +12,13 @@
 namespace shoal {
 namespace {
 
-class MlaFormTest
-    : public testing::TestWithParam<std::tuple<const char*, CpuIsa, MlaForm>> {
-};
+class MlaFormTest : public testing::TestWithParam<
+                        std::tuple<const char*, TestTable, MlaForm>> {};
 
 TEST_P(MlaFormTest, LogitsMatchInChunks) {
-  const auto& [name, isa, form] = GetParam();
+  const auto& [name, table, form] = GetParam();
   const Golden golden = LoadGolden(name);
-  LoadedModel model = LoadModel(GoldenPath(name), isa, Precision::kExact,
+  LoadedModel model = LoadModel(GoldenPath(name), table, Precision::kExact,
                                 DType::kF32, 512, form);
   const int64_t vocab_size = model.decoder->config().vocab_size;
   for (const GoldenPrompt& prompt : golden.prompts) {
@@ -40,14 +39,14 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values("deepseek_v2-lite",
                                      "deepseek_v2-group-limited-qlora-yarn",
                                      "deepseek_v3-noaux-yarn"),
-                     testing::ValuesIn(RunnableIsas()),
+                     testing::ValuesIn(AllTables()),
                      testing::Values(MlaForm::kAbsorbed, MlaForm::kExpanded)),
     [](const testing::TestParamInfo<MlaFormTest::ParamType>& info) {
       std::string name = std::get<0>(info.param);
       for (char& c : name) {
         if (c == '-') c = '_';
       }
-      return name + "_" + std::string(CpuIsaName(std::get<1>(info.param))) +
+      return name + "_" + std::get<1>(info.param).name() +
              (std::get<2>(info.param) == MlaForm::kAbsorbed ? "_absorbed"
                                                             : "_expanded");
     });

@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kFixture[] = "deepseek_v3-noaux-yarn";
 
-class MtpTest : public testing::TestWithParam<CpuIsa> {};
+class MtpTest : public testing::TestWithParam<TestTable> {};
 
 TEST_P(MtpTest, LogitsMatch) {
   const Golden golden = LoadGolden(kFixture);
@@ -62,9 +62,9 @@ TEST(MtpModuleTest, NamesTheTensorThatIsMissing) {
       << module.status();
 }
 
-INSTANTIATE_TEST_SUITE_P(All, MtpTest, testing::ValuesIn(RunnableIsas()),
-                         [](const testing::TestParamInfo<CpuIsa>& info) {
-                           return std::string(CpuIsaName(info.param));
+INSTANTIATE_TEST_SUITE_P(All, MtpTest, testing::ValuesIn(AllTables()),
+                         [](const testing::TestParamInfo<TestTable>& info) {
+                           return info.param.name();
                          });
 
 }  // namespace
