@@ -256,11 +256,11 @@ void EngineImpl::UpdateSnapshot() {
 
 void EngineImpl::StepForever() {
   bool computed = false;
-  bool failed = false;
+  absl::Status fault;
   while (true) {
     // Busy: only look. Idle: wait for mail. Between: all readers are slow.
     absl::Time wait = absl::InfinitePast();
-    if (loop_.idle() || failed) {
+    if (loop_.idle() || !fault.ok()) {
       wait = absl::InfiniteFuture();
     } else if (!computed) {
       wait = std::min(absl::Now() + kPausedWait, loop_.NextDeadline());
@@ -272,19 +272,19 @@ void EngineImpl::StepForever() {
     for (const auto& request : mail.arrivals) {
       arrived_tokens += request->runs.front()->num_prompt_tokens;
     }
-    // After a fault nothing runs; what slipped in is ended by cancellation.
-    if (failed) mail.cancel_all = true;
     loop_.Handle(std::move(mail));
+    // Nothing runs any more; what slipped in ends as the rest did.
+    if (!fault.ok()) loop_.Fail(fault);
     if (stop) return;
     computed = false;
-    if (!failed && !loop_.idle()) {
+    if (fault.ok() && !loop_.idle()) {
       const absl::StatusOr<bool> step = loop_.Step();
       if (step.ok()) {
         computed = *step;
       } else {
-        failed = true;
+        fault = step.status();
         absl::MutexLock lock(&mutex_);
-        snapshot_.health = step.status();
+        snapshot_.health = fault;
       }
     }
     UpdateSnapshot();

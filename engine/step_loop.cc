@@ -129,10 +129,7 @@ absl::StatusOr<bool> StepLoop::Step() {
     status = ProcessRows(rows);
   }
   if (!status.ok()) {
-    for (auto& [id, request] : requests_) {
-      FinishRequest(*request, FinishReason::kError, status);
-    }
-    RemoveFinished();
+    Fail(status);
     return status;
   }
   SendEvents(plan);
@@ -162,6 +159,13 @@ absl::StatusOr<bool> StepLoop::Step() {
     if (!step_tokens_.empty()) observer_->OnTokens(step_tokens_);
   }
   return true;
+}
+
+void StepLoop::Fail(const absl::Status& fault) {
+  for (auto& [id, request] : requests_) {
+    FinishRequest(*request, FinishReason::kError, fault);
+  }
+  RemoveFinished();
 }
 
 // Which rows of the batch need logits: the last of a sequence that samples, and

@@ -33,6 +33,8 @@ class StepLoop {
   // False when there was nothing to compute. A model's fault ends every request
   // and comes back; no step may follow it.
   absl::StatusOr<bool> Step();
+  // Ends every request with that fault: those that came after it.
+  void Fail(const absl::Status& fault);
 
   bool idle() const { return requests_.empty(); }
   int32_t num_requests() const {
