@@ -47,6 +47,24 @@ absl::StatusOr<DType> ParseCacheDType(const std::string& name, bool exact) {
       "kv-cache-dtype: expected auto, f32, bf16 or f16, got \"", name, "\""));
 }
 
+// `auto` is the CPU as long as the build has nothing else.
+absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
+    const ModelOptions& options) {
+  if (options.make_kernels) return options.make_kernels();
+  if (options.device == "cuda") {
+    return absl::FailedPreconditionError(
+        "device: this build has no CUDA engine");
+  }
+  if (options.device != "auto" && options.device != "cpu") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "device: expected auto, cpu or cuda, got \"", options.device, "\""));
+  }
+  absl::StatusOr<CpuIsa> isa = ChooseCpuIsa(options.cpu_isa);
+  if (!isa.ok()) return isa.status();
+  return MakeCpuKernelTable(
+      *isa, options.threads > 0 ? options.threads : UsableCores());
+}
+
 }  // namespace
 
 int UsableCores() {
@@ -56,10 +74,6 @@ int UsableCores() {
 }
 
 absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
-  if (options.device != "auto" && options.device != "cpu") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "device: this build has auto and cpu, got \"", options.device, "\""));
-  }
   if (options.dtype != "auto" && options.dtype != "f32") {
     return absl::InvalidArgumentError(absl::StrCat(
         "dtype: expected auto or f32, got \"", options.dtype, "\""));
@@ -68,16 +82,16 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
   absl::StatusOr<DType> cache_dtype =
       ParseCacheDType(options.kv_cache_dtype, exact);
   if (!cache_dtype.ok()) return cache_dtype.status();
-  absl::StatusOr<CpuIsa> isa = ChooseCpuIsa(options.cpu_isa);
-  if (!isa.ok()) return isa.status();
 
   OpenedModel model;
+  absl::StatusOr<std::unique_ptr<KernelTable>> kernels =
+      MakeKernelTable(options);
+  if (!kernels.ok()) return kernels.status();
+  model.kernels = *std::move(kernels);
   absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
       LoadCheckpoint(options.path);
   if (!checkpoint.ok()) return checkpoint.status();
   model.checkpoint = *std::move(checkpoint);
-  model.kernels = MakeCpuKernelTable(
-      *isa, options.threads > 0 ? options.threads : UsableCores());
   DecoderOptions decoder_options;
   decoder_options.precision = exact ? Precision::kExact : Precision::kFast;
   decoder_options.kv_cache_dtype = *cache_dtype;

@@ -2,6 +2,7 @@
 // with progress on stderr when it takes more than a second.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,6 +23,8 @@ struct ModelOptions {
   int max_tokens_per_step = 512;
   int index_topk = 0;  // 0: the model's own
   MlaForm mla_form = MlaForm::kAuto;
+  // Makes the kernel table; empty: `device` and `cpu_isa` choose.
+  std::function<std::unique_ptr<KernelTable>()> make_kernels;
 };
 
 // In the order in which they need each other.
@@ -31,7 +34,9 @@ struct OpenedModel {
   std::unique_ptr<Decoder> decoder;
 };
 
-// InvalidArgument for a bad option; else as LoadCheckpoint and MakeDecoder.
+// InvalidArgument for a bad option, FailedPrecondition for a device or an
+// instruction set that this build or this machine lacks; else as LoadCheckpoint
+// and MakeDecoder.
 absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options);
 
 // Cores that this process may run on.

@@ -99,7 +99,7 @@ absl::Status Server::LoadModel() {
   const int threads = model_.kernels->num_threads();
   MetricsOptions metrics_options;
   metrics_options.model_name = name;
-  metrics_options.device = "cpu";
+  metrics_options.device = model_.kernels->memory_is_host() ? "cpu" : isa;
   metrics_options.cpu_isa = isa;
   const ModelConfig& config = model_.decoder->config();
   metrics_options.max_model_len =

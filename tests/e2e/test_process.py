@@ -83,6 +83,11 @@ def test_port_in_use():
         assert address in error
 
 
+def test_device_that_is_not_there():
+    for command in ("serve", "bench"):
+        assert "CUDA" in fails(command, MODEL, "--device", "cuda")
+
+
 def test_unknown_flags_are_errors():
     for command in ("serve", "chat", "inspect", "bench", "health"):
         done = shoal(command, "--no-such-flag")
