@@ -24,12 +24,18 @@ namespace shoal {
 // Values that share one scale, in weights and in rounded activations.
 inline constexpr int kGroup = 32;
 
-// Activations rounded to 8 bits in groups of kGroup along a row:
-// x ≈ scales · values.
+// Activations rounded to 8 bits: x ≈ scale · value, and what kernels want to
+// know of a group beside.
+struct RoundedGroup {
+  float scale;
+  float sum;  // scale · Σ values
+  // -128 · Σ values of either half: takes off what a signed weight with its
+  // sign bit flipped, which is 128 more, adds to a dot.
+  int32_t offsets[2];
+  int8_t values[kGroup];  // -127..127
+};
 struct RoundedRows {
-  const int8_t* values = nullptr;  // [num_tokens, in_features], -127..127
-  const float* scales = nullptr;   // [num_tokens, in_features / kGroup]
-  const float* sums = nullptr;  // like scales: scale · Σ values of the group
+  const RoundedGroup* groups = nullptr;  // [num_tokens, in_features / kGroup]
   int64_t num_tokens = 0;
   int64_t in_features = 0;
 };
@@ -95,7 +101,7 @@ struct CpuOps {
 
   // Rounds tokens [begin, end).
   void (*round_rows)(const float* in, int64_t in_features, int64_t begin,
-                     int64_t end, int8_t* values, float* scales, float* sums);
+                     int64_t end, RoundedGroup* groups);
   // Tiles [begin, end) against all tokens.
   void (*int_linear)(IntKind kind, const IntTiles& weight,
                      const RoundedRows& in, const LinearOut& out, int64_t begin,

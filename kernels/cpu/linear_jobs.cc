@@ -23,18 +23,13 @@ RoundedRows RowRounder::Round(const CpuOps& ops, ThreadPool& pool,
                               const float* in, int64_t num_tokens,
                               int64_t in_features) {
   const int64_t groups = in_features / kGroup;
-  const auto grow = [](auto& buffer, int64_t size) {
-    if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
-  };
-  grow(values_, num_tokens * in_features);
-  grow(scales_, num_tokens * groups);
-  grow(sums_, num_tokens * groups);
+  if (static_cast<int64_t>(groups_.size()) < num_tokens * groups) {
+    groups_.resize(num_tokens * groups);
+  }
   ForRows(pool, num_tokens, in_features, [&](int64_t begin, int64_t end) {
-    ops.round_rows(in, in_features, begin, end, values_.data(), scales_.data(),
-                   sums_.data());
+    ops.round_rows(in, in_features, begin, end, groups_.data());
   });
-  return {values_.data(), scales_.data(), sums_.data(), num_tokens,
-          in_features};
+  return {groups_.data(), num_tokens, in_features};
 }
 
 // A unit is a tile of rows (tiles) or one row (floats, stored).

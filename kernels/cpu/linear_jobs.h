@@ -30,9 +30,7 @@ class RowRounder {
                     int64_t num_tokens, int64_t in_features);
 
  private:
-  std::vector<int8_t> values_;
-  std::vector<float> scales_;
-  std::vector<float> sums_;
+  std::vector<RoundedGroup> groups_;
 };
 
 // One product. `rounded` is read for tiles, `in` for all other forms.

@@ -11,9 +11,8 @@ const CpuMatrix* AsCpu(const PackedMatrix* matrix) {
 
 // Rows [first, first + count) of rounded rows.
 RoundedRows Part(const RoundedRows& rows, int64_t first, int64_t count) {
-  const int64_t groups = rows.in_features / kGroup;
-  return {rows.values + first * rows.in_features, rows.scales + first * groups,
-          rows.sums + first * groups, count, rows.in_features};
+  return {rows.groups + first * (rows.in_features / kGroup), count,
+          rows.in_features};
 }
 
 bool Rounds(const PackedMatrix* matrix) {

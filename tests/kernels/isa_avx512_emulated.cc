@@ -7,15 +7,26 @@
 
 namespace shoal::SHOAL_ISA {
 
-// Four that SIMDe 0.7.4 lacks.
+// Those that SIMDe 0.7.4 lacks.
 inline simde__m512 CvtI32ToF32(simde__m512i integers) {
   using Integers = int32_t __attribute__((vector_size(64)));
   return __builtin_convertvector((Integers)integers, simde__m512);
 }
+using U8s = uint8_t __attribute__((vector_size(16)));
+using I8s = int8_t __attribute__((vector_size(16)));
+using U16s = uint16_t __attribute__((vector_size(32)));
+using I32s = int32_t __attribute__((vector_size(64)));
 inline simde__m512i CvtU8ToI32(__m128i bytes) {
-  using Bytes = uint8_t __attribute__((vector_size(16)));
-  using Integers = int32_t __attribute__((vector_size(64)));
-  return (simde__m512i)__builtin_convertvector((Bytes)bytes, Integers);
+  return (simde__m512i) __builtin_convertvector((U8s)bytes, I32s);
+}
+inline simde__m512i CvtU16ToI32(__m256i words) {
+  return (simde__m512i) __builtin_convertvector((U16s)words, I32s);
+}
+inline __m256i CvtI32ToI16(simde__m512i integers) {
+  return (__m256i) __builtin_convertvector((I32s)integers, U16s);
+}
+inline __m128i CvtI32ToI8(simde__m512i integers) {
+  return (__m128i) __builtin_convertvector((I32s)integers, I8s);
 }
 inline simde__m512 CvtHalves(__m256i halves) {
   const __m256 parts[2] = {
@@ -35,9 +46,13 @@ inline __m256i CvtToHalves(simde__m512 floats) {
 #define __AVX512F__ 1
 #define __m512 simde__m512
 #define __m512i simde__m512i
+#define _mm512_add_epi32 simde_mm512_add_epi32
 #define _mm512_and_si512 simde_mm512_and_si512
 #define _mm512_broadcast_i32x4 simde_mm512_broadcast_i32x4
+#define _mm512_cvtepi32_epi16 CvtI32ToI16
+#define _mm512_cvtepi32_epi8 CvtI32ToI8
 #define _mm512_cvtepi32_ps CvtI32ToF32
+#define _mm512_cvtepu16_epi32 CvtU16ToI32
 #define _mm512_cvtph_ps CvtHalves
 #define _mm512_cvtps_ph(a, rounding) CvtToHalves(a)
 #define _mm512_cvtepu8_epi32 CvtU8ToI32
@@ -53,7 +68,6 @@ inline __m256i CvtToHalves(simde__m512 floats) {
 #define _mm512_shuffle_epi8 simde_mm512_shuffle_epi8
 #define _mm512_srli_epi16 simde_mm512_srli_epi16
 #define _mm512_storeu_ps simde_mm512_storeu_ps
-#define _mm512_sub_epi32 simde_mm512_sub_epi32
 #define _mm512_xor_si512 simde_mm512_xor_si512
 
 #include "kernels/cpu/simd/int_linear_avx512.h"

@@ -65,13 +65,12 @@ class LinearTest : public OpTest {
   // `in` as the table rounds it.
   std::vector<float> Rounded(const std::vector<float>& in, int64_t width) {
     const int64_t tokens = in.size() / width;
-    std::vector<int8_t> values(in.size());
-    std::vector<float> scales(in.size() / kGroup), sums(in.size() / kGroup);
-    ops().round_rows(in.data(), width, 0, tokens, values.data(), scales.data(),
-                     sums.data());
+    std::vector<RoundedGroup> groups(in.size() / kGroup);
+    ops().round_rows(in.data(), width, 0, tokens, groups.data());
     std::vector<float> rounded(in.size());
     for (size_t i = 0; i < in.size(); ++i) {
-      rounded[i] = scales[i / kGroup] * values[i];
+      const RoundedGroup& group = groups[i / kGroup];
+      rounded[i] = group.scale * group.values[i % kGroup];
     }
     return rounded;
   }
@@ -269,23 +268,25 @@ TEST_P(LinearTest, RoundsActivationsToNearest) {
   std::fill(in.begin(), in.begin() + kGroup, 0.0f);
   std::fill(in.begin() + kGroup, in.begin() + 2 * kGroup, 0.0f);
   in[40] = 1e-42f;  // too small to divide by
-  std::vector<int8_t> values(in.size());
-  std::vector<float> scales(in.size() / kGroup), sums(in.size() / kGroup);
-  ops().round_rows(in.data(), width, 0, tokens, values.data(), scales.data(),
-                   sums.data());
-  for (size_t g = 0; g < scales.size(); ++g) {
+  std::vector<RoundedGroup> groups(in.size() / kGroup);
+  ops().round_rows(in.data(), width, 0, tokens, groups.data());
+  for (size_t g = 0; g < groups.size(); ++g) {
+    const RoundedGroup& group = groups[g];
     float max = 0;
-    int sum = 0;
-    for (size_t i = g * kGroup; i < (g + 1) * kGroup; ++i) {
-      max = std::max(max, std::fabs(in[i]));
-      sum += values[i];
-      ASSERT_LE(std::abs(in[i] - scales[g] * values[i]),
-                0.5001 * scales[g] + 2e-42)
-          << i;
-      ASSERT_GE(values[i], -127);
+    int sums[2] = {};
+    for (int k = 0; k < kGroup; ++k) {
+      const float x = in[g * kGroup + k];
+      max = std::max(max, std::fabs(x));
+      sums[k / (kGroup / 2)] += group.values[k];
+      ASSERT_LE(std::abs(x - group.scale * group.values[k]),
+                0.5001 * group.scale + 2e-42)
+          << g << " " << k;
+      ASSERT_GE(group.values[k], -127);
     }
-    EXPECT_FLOAT_EQ(scales[g], max < 1e-40 ? 0 : max / 127);
-    EXPECT_FLOAT_EQ(sums[g], scales[g] * sum);
+    EXPECT_FLOAT_EQ(group.scale, max < 1e-40 ? 0 : max / 127);
+    EXPECT_FLOAT_EQ(group.sum, group.scale * (sums[0] + sums[1]));
+    EXPECT_EQ(group.offsets[0], -128 * sums[0]);
+    EXPECT_EQ(group.offsets[1], -128 * sums[1]);
   }
 }
 

@@ -44,33 +44,111 @@ inline void StoreResult(const LinearOut& out, int64_t token, int64_t row,
   *place = out.accumulate ? *place + value : value;
 }
 
-// kRows weight rows against kTokens tokens.
+// Weight rows and tokens whose accumulators fill the registers together.
+#if defined(__AVX512F__)
+inline constexpr int kFloatRows = 4;
+#else
+inline constexpr int kFloatRows = 2;
+#endif
+inline constexpr int kFloatTokens = 6;
+// Weight rows that pass by while a group of tokens stays in the first-level
+// cache, and the most elements of a token that do so.
+inline constexpr int kFloatChunk = 32;
+inline constexpr int64_t kFloatDepth = 768;
+// Bytes of tokens that stay in the second-level cache while all rows pass by.
+inline constexpr int64_t kFloatCache = 128 << 10;
+
+// Adds elements [begin, end) of kRows weight rows against kTokens tokens to
+// sums [kRows, kTokens].
 template <DType kType, int kRows, int kTokens>
 inline void FloatTile(const uint8_t* weight, const float* in, int64_t n,
-                      int64_t token, int64_t row, const LinearOut& out) {
+                      int64_t begin, int64_t end, Vec* sums) {
   using Weight = FloatWeight<kType>;
   const int64_t row_bytes = n * Weight::kBytes;
-  Vec sum[kRows][kTokens] = {};
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+  Vec sum[kRows][kTokens];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTokens; ++t) sum[r][t] = sums[r * kTokens + t];
+  }
+  for (int64_t i = begin; i < end; i += kLanes) {
     Vec w[kRows];
     for (int r = 0; r < kRows; ++r) {
-      w[r] = Weight::LoadVec(weight + r * row_bytes + i * Weight::kBytes);
+      const uint8_t* p = weight + r * row_bytes + i * Weight::kBytes;
+      w[r] = Weight::LoadVec(p);
+      // The processor foresees nothing across rows.
+      __builtin_prefetch(p + kRows * row_bytes);
     }
     for (int t = 0; t < kTokens; ++t) {
-      const Vec x = Load(in + t * n + i);
+      Vec x = Load(in + t * n + i);
+      // Not an operand in memory of each of kRows products: loads are what this
+      // loop has least of.
+      if constexpr (kRows > 1) KeepInRegister(x);
       for (int r = 0; r < kRows; ++r) sum[r][t] = Fma(w[r], x, sum[r][t]);
     }
   }
   for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTokens; ++t) {
-      float value = Sum(sum[r][t]);
-      for (int64_t k = i; k < n; ++k) {
-        value += Weight::LoadOne(weight + r * row_bytes + k * Weight::kBytes) *
-                 in[t * n + k];
-      }
-      StoreResult(out, token + t, row + r, value);
+    for (int t = 0; t < kTokens; ++t) sums[r * kTokens + t] = sum[r][t];
+  }
+}
+
+// kTokens tokens from `token` on against rows [begin, end), at most
+// kFloatChunk.
+template <DType kType, int kTokens>
+inline void FloatChunk(const FloatRows& weight, const float* in, int64_t token,
+                       const LinearOut& out, int64_t begin, int64_t end) {
+  using Weight = FloatWeight<kType>;
+  constexpr int kRows = kTokens == 1 ? 4 : kFloatRows;
+  const int64_t n = weight.in_features;
+  const int64_t whole = n / kLanes * kLanes;
+  const int64_t row_bytes = n * Weight::kBytes;
+  const uint8_t* data =
+      static_cast<const uint8_t*>(weight.data) + begin * row_bytes;
+  const float* x = in + token * n;
+  const int64_t rows = end - begin;
+  Vec sums[kFloatChunk * kTokens] = {};
+  const int64_t passes = (whole + kFloatDepth - 1) / kFloatDepth;
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t first = whole / kLanes * pass / passes * kLanes;
+    const int64_t last = whole / kLanes * (pass + 1) / passes * kLanes;
+    int64_t r = 0;
+    for (; r + kRows <= rows; r += kRows) {
+      FloatTile<kType, kRows, kTokens>(data + r * row_bytes, x, n, first, last,
+                                       sums + r * kTokens);
     }
+    for (; r < rows; ++r) {
+      FloatTile<kType, 1, kTokens>(data + r * row_bytes, x, n, first, last,
+                                   sums + r * kTokens);
+    }
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int t = 0; t < kTokens; ++t) {
+      float value = Sum(sums[r * kTokens + t]);
+      for (int64_t i = whole; i < n; ++i) {
+        value += Weight::LoadOne(data + r * row_bytes + i * Weight::kBytes) *
+                 x[t * n + i];
+      }
+      StoreResult(out, token + t, begin + r, value);
+    }
+  }
+}
+
+template <DType kType>
+inline void FloatTokens(const FloatRows& weight, const float* in, int64_t token,
+                        int64_t num_tokens, const LinearOut& out, int64_t begin,
+                        int64_t end) {
+  switch (num_tokens) {
+    case 1:
+      return FloatChunk<kType, 1>(weight, in, token, out, begin, end);
+    case 2:
+      return FloatChunk<kType, 2>(weight, in, token, out, begin, end);
+    case 3:
+      return FloatChunk<kType, 3>(weight, in, token, out, begin, end);
+    case 4:
+      return FloatChunk<kType, 4>(weight, in, token, out, begin, end);
+    case 5:
+      return FloatChunk<kType, 5>(weight, in, token, out, begin, end);
+    default:
+      return FloatChunk<kType, kFloatTokens>(weight, in, token, out, begin,
+                                             end);
   }
 }
 
@@ -78,34 +156,19 @@ template <DType kType>
 inline void FloatLinearTyped(const FloatRows& weight, const float* in,
                              int64_t num_tokens, const LinearOut& out,
                              int64_t begin, int64_t end) {
-  const int64_t n = weight.in_features;
-  const auto* data = static_cast<const uint8_t*>(weight.data);
-  const int64_t row_bytes = n * FloatWeight<kType>::kBytes;
-  // Tokens that stay in the second-level cache while the rows pass by.
-  const int64_t block = 64;
-  for (int64_t t0 = 0; t0 < num_tokens; t0 += block) {
-    const int64_t t1 = t0 + block < num_tokens ? t0 + block : num_tokens;
-    int64_t row = begin;
-    for (; row + 4 <= end; row += 4) {
-      const uint8_t* w = data + row * row_bytes;
-      int64_t t = t0;
-      for (; t + 4 <= t1; t += 4) {
-        FloatTile<kType, 2, 4>(w, in + t * n, n, t, row, out);
-        FloatTile<kType, 2, 4>(w + 2 * row_bytes, in + t * n, n, t, row + 2,
-                               out);
-      }
-      for (; t < t1; ++t) {
-        FloatTile<kType, 4, 1>(w, in + t * n, n, t, row, out);
-      }
-    }
-    for (; row < end; ++row) {
-      const uint8_t* w = data + row * row_bytes;
-      int64_t t = t0;
-      for (; t + 4 <= t1; t += 4) {
-        FloatTile<kType, 1, 4>(w, in + t * n, n, t, row, out);
-      }
-      for (; t < t1; ++t) {
-        FloatTile<kType, 1, 1>(w, in + t * n, n, t, row, out);
+  // Groups of tokens as even as can be: 8 are 4 and 4, not 6 and 2.
+  const int64_t groups = (num_tokens + kFloatTokens - 1) / kFloatTokens;
+  const int64_t group_bytes = kFloatTokens * 4 * (weight.in_features + 1);
+  const int64_t block =
+      kFloatCache > group_bytes ? kFloatCache / group_bytes : 1;
+  for (int64_t g0 = 0; g0 < groups; g0 += block) {
+    const int64_t g1 = g0 + block < groups ? g0 + block : groups;
+    for (int64_t row = begin; row < end; row += kFloatChunk) {
+      const int64_t last = row + kFloatChunk < end ? row + kFloatChunk : end;
+      for (int64_t g = g0; g < g1; ++g) {
+        const int64_t token = num_tokens * g / groups;
+        const int64_t next = num_tokens * (g + 1) / groups;
+        FloatTokens<kType>(weight, in, token, next - token, out, row, last);
       }
     }
   }

@@ -22,12 +22,13 @@ struct Avx2IntKernel {
            int64_t row, int rows, const LinearOut& out) const {
     using Group = IntGroup<kKind, kTileRows>;
     const int64_t groups = in.in_features / kGroup;
-    const int8_t* x[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      x[t] = in.values + (token + t) * in.in_features;
-    }
+    Inputs<kTokens> x;
     __m256 acc[kTokens];
-    for (int t = 0; t < kTokens; ++t) acc[t] = _mm256_setzero_ps();
+    for (int t = 0; t < kTokens; ++t) {
+      x.first[t] =
+          reinterpret_cast<const char*>(in.groups + (token + t) * groups);
+      acc[t] = _mm256_setzero_ps();
+    }
     __m256 super_scale = _mm256_setzero_ps(), super_min = super_scale;
     for (int64_t g = 0; g < groups; ++g) {
       if constexpr (Group::kSuper) {
@@ -43,23 +44,22 @@ struct Avx2IntKernel {
                                ? _mm256_mul_ps(super_scale, Bytes(data))
                                : Halves(data);
       if constexpr (Group::kNumScales == 2) {
-        SmallSignedDot<0, kTokens>(quants, x, dot);
-        AddScaled(scale, in, token, groups, g, dot, acc);
-        SmallSignedDot<4, kTokens>(quants, x, dot);
-        AddScaled(Halves(data + Group::kScaleBytes), in, token, groups, g, dot,
-                  acc);
+        SmallSignedDot<0>(quants, x, dot);
+        AddScaled(scale, x, dot, acc);
+        SmallSignedDot<4>(quants, x, dot);
+        AddScaled(Halves(data + Group::kScaleBytes), x, dot, acc);
       } else {
         if constexpr (kKind == IntKind::kU4Min || kKind == IntKind::kS4 ||
                       kKind == IntKind::kU4Super) {
-          NibbleDot<kTokens>(quants, x, dot);
+          NibbleDot(quants, x, dot);
         } else if constexpr (kKind == IntKind::kTable4) {
-          TableDot<kTokens>(quants, x, dot);
+          TableDot(quants, x, dot);
         } else if constexpr (kKind == IntKind::kU8Min) {
-          UnsignedDot<kTokens>(quants, x, dot);
+          UnsignedDot(quants, x, dot);
         } else {
-          SignedDot<kTokens>(quants, x, dot);
+          SignedDot(quants, x, dot);
         }
-        AddScaled(scale, in, token, groups, g, dot, acc);
+        AddScaled(scale, x, dot, acc);
       }
       if constexpr (Group::kHasMin || kKind == IntKind::kS4) {
         __m256 min;
@@ -73,14 +73,13 @@ struct Avx2IntKernel {
           min = Halves(data + Group::kScaleBytes);
         }
         for (int t = 0; t < kTokens; ++t) {
-          const __m256 sum =
-              _mm256_broadcast_ss(in.sums + (token + t) * groups + g);
-          acc[t] = _mm256_fmadd_ps(min, sum, acc[t]);
+          acc[t] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(&x[t].sum), acc[t]);
         }
       }
       data += Group::kBytes;
-      for (int t = 0; t < kTokens; ++t) x[t] += kGroup;
+      x.offset += sizeof(RoundedGroup);
     }
+#pragma GCC unroll 4  // acc has no address then and stays in registers
     for (int t = 0; t < kTokens; ++t) {
       float values[kTileRows];
       _mm256_storeu_ps(values, acc[t]);
@@ -89,6 +88,23 @@ struct Avx2IntKernel {
   }
 
  private:
+  // The present group of every token: addresses that differ by one register.
+  template <int kTokens>
+  struct Inputs {
+    const char* first[kTokens];  // of the token's groups
+    int64_t offset = 0;          // bytes
+
+    const RoundedGroup& operator[](int t) const {
+      return *reinterpret_cast<const RoundedGroup*>(first[t] + offset);
+    }
+    // Values [i, i + 4) in every lane.
+    __m256i Four(int t, int i) const {
+      int32_t four;
+      std::memcpy(&four, (*this)[t].values + i, sizeof(four));
+      return _mm256_set1_epi32(four);
+    }
+  };
+
   static __m256 Halves(const uint8_t* p) {
     return _mm256_cvtph_ps(
         _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -100,46 +116,45 @@ struct Avx2IntKernel {
   static __m256i Quants(const uint8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
-  // Four activations in every lane.
-  static __m256i Four(const int8_t* x) {
-    int32_t four;
-    std::memcpy(&four, x, sizeof(four));
-    return _mm256_set1_epi32(four);
-  }
   static __m256i Widen(__m256i sums) {
     return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
   }
 
   template <int kTokens>
-  static void AddScaled(__m256 scale, const RoundedRows& in, int64_t token,
-                        int64_t groups, int64_t g,
+  static void AddScaled(__m256 scale, const Inputs<kTokens>& x,
                         const __m256i (&dot)[kTokens], __m256 (&acc)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) {
-      const __m256 x =
-          _mm256_broadcast_ss(in.scales + (token + t) * groups + g);
-      acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scale, x),
-                               _mm256_cvtepi32_ps(dot[t]), acc[t]);
+      acc[t] = _mm256_fmadd_ps(
+          _mm256_mul_ps(scale, _mm256_broadcast_ss(&x[t].scale)),
+          _mm256_cvtepi32_ps(dot[t]), acc[t]);
     }
   }
 
   template <int kTokens>
-  static void NibbleDot(const uint8_t* quants,
-                        const int8_t* const (&x)[kTokens],
+  static void NibbleDot(const uint8_t* quants, const Inputs<kTokens>& x,
                         __m256i (&dot)[kTokens]) {
     const __m256i mask = _mm256_set1_epi8(15);
-    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
-#pragma GCC unroll 1
+#pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const __m256i both = Quants(quants + c * kTileRows * 4);
       const __m256i low = _mm256_and_si256(both, mask);
       const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
       for (int t = 0; t < kTokens; ++t) {
-        const __m256i a = _mm256_maddubs_epi16(low, Four(x[t] + 8 * c));
-        const __m256i b = _mm256_maddubs_epi16(high, Four(x[t] + 8 * c + 4));
-        dot[t] = _mm256_add_epi16(dot[t], _mm256_add_epi16(a, b));
+        const __m256i a = _mm256_maddubs_epi16(low, x.Four(t, 8 * c));
+        const __m256i b = _mm256_maddubs_epi16(high, x.Four(t, 8 * c + 4));
+        const __m256i sum = _mm256_add_epi16(a, b);
+        dot[t] = c == 0 ? sum : _mm256_add_epi16(dot[t], sum);
       }
+      InOrder(dot);
     }
     for (int t = 0; t < kTokens; ++t) dot[t] = Widen(dot[t]);
+  }
+
+  // Keeps the compiler from moving loads of later chunks before this one's
+  // products, for which there are no registers.
+  template <int kTokens>
+  static void InOrder(__m256i (&dot)[kTokens]) {
+    for (int t = 0; t < kTokens; ++t) asm volatile("" : "+x"(dot[t]));
   }
 
   // Adds |w| · (x with w's sign), widened.
@@ -150,7 +165,7 @@ struct Avx2IntKernel {
   }
 
   template <int kTokens>
-  static void TableDot(const uint8_t* quants, const int8_t* const (&x)[kTokens],
+  static void TableDot(const uint8_t* quants, const Inputs<kTokens>& x,
                        __m256i (&dot)[kTokens]) {
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i levels = _mm256_broadcastsi128_si256(
@@ -165,64 +180,62 @@ struct Avx2IntKernel {
       const __m256i high = _mm256_shuffle_epi8(
           levels, _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
       for (int t = 0; t < kTokens; ++t) {
-        dot[t] = AddSigned(low, Four(x[t] + 8 * c), dot[t]);
-        dot[t] = AddSigned(high, Four(x[t] + 8 * c + 4), dot[t]);
+        dot[t] = AddSigned(low, x.Four(t, 8 * c), dot[t]);
+        dot[t] = AddSigned(high, x.Four(t, 8 * c + 4), dot[t]);
       }
     }
   }
 
   template <int kTokens>
-  static void UnsignedDot(const uint8_t* quants,
-                          const int8_t* const (&x)[kTokens],
+  static void UnsignedDot(const uint8_t* quants, const Inputs<kTokens>& x,
                           __m256i (&dot)[kTokens]) {
     __m256i half[kTokens];
-    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
     for (int first = 0; first < 8; first += 4) {
-      for (int t = 0; t < kTokens; ++t) half[t] = _mm256_setzero_si256();
-#pragma GCC unroll 1
+#pragma GCC unroll 4
       for (int c = first; c < first + 4; ++c) {
         const __m256i w = Quants(quants + c * kTileRows * 4);
         for (int t = 0; t < kTokens; ++t) {
-          half[t] = _mm256_add_epi16(
-              half[t], _mm256_maddubs_epi16(w, Four(x[t] + 4 * c)));
+          const __m256i sum = _mm256_maddubs_epi16(w, x.Four(t, 4 * c));
+          half[t] = c == first ? sum : _mm256_add_epi16(half[t], sum);
         }
+        InOrder(half);
       }
       for (int t = 0; t < kTokens; ++t) {
-        dot[t] = _mm256_add_epi32(dot[t], Widen(half[t]));
+        const __m256i sum = Widen(half[t]);
+        dot[t] = first == 0 ? sum : _mm256_add_epi32(dot[t], sum);
       }
     }
   }
 
   // Chunks [kFirst, kFirst + 4) of weights within ±32.
   template <int kFirst, int kTokens>
-  static void SmallSignedDot(const uint8_t* quants,
-                             const int8_t* const (&x)[kTokens],
+  static void SmallSignedDot(const uint8_t* quants, const Inputs<kTokens>& x,
                              __m256i (&dot)[kTokens]) {
-    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
-#pragma GCC unroll 1
+#pragma GCC unroll 4
     for (int c = kFirst; c < kFirst + 4; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
       const __m256i magnitude = _mm256_abs_epi8(w);
       for (int t = 0; t < kTokens; ++t) {
-        const __m256i product = _mm256_maddubs_epi16(
-            magnitude, _mm256_sign_epi8(Four(x[t] + 4 * c), w));
-        dot[t] = _mm256_add_epi16(dot[t], product);
+        const __m256i sum = _mm256_maddubs_epi16(
+            magnitude, _mm256_sign_epi8(x.Four(t, 4 * c), w));
+        dot[t] = c == kFirst ? sum : _mm256_add_epi16(dot[t], sum);
       }
+      InOrder(dot);
     }
     for (int t = 0; t < kTokens; ++t) dot[t] = Widen(dot[t]);
   }
 
   template <int kTokens>
-  static void SignedDot(const uint8_t* quants,
-                        const int8_t* const (&x)[kTokens],
+  static void SignedDot(const uint8_t* quants, const Inputs<kTokens>& x,
                         __m256i (&dot)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
-#pragma GCC unroll 1
+#pragma GCC unroll 8
     for (int c = 0; c < 8; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
       for (int t = 0; t < kTokens; ++t) {
-        dot[t] = AddSigned(w, Four(x[t] + 4 * c), dot[t]);
+        dot[t] = AddSigned(w, x.Four(t, 4 * c), dot[t]);
       }
+      InOrder(dot);
     }
   }
 };

@@ -1,7 +1,7 @@
 // Integer products on AVX-512 VNNI: sixteen rows in the lanes of a vector, four
 // weights of each row a lane; dpbusd adds four products of unsigned weights and
 // signed activations to a lane. Signed weights get 128 added on the fly, and
-// what that adds to a dot, 128 · Σ x, is counted beside it and taken off again.
+// the dot starts from what that adds to it (RoundedGroup::offsets).
 // Included by isa_avx512.cc only.
 #pragma once
 
@@ -17,12 +17,12 @@ struct Avx512IntKernel {
            int64_t row, int rows, const LinearOut& out) const {
     using Group = IntGroup<kKind, kTileRows>;
     const int64_t groups = in.in_features / kGroup;
-    const int8_t* x[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      x[t] = in.values + (token + t) * in.in_features;
-    }
+    const RoundedGroup* x[kTokens];
     __m512 acc[kTokens];
-    for (int t = 0; t < kTokens; ++t) acc[t] = _mm512_setzero_ps();
+    for (int t = 0; t < kTokens; ++t) {
+      x[t] = in.groups + (token + t) * groups;
+      acc[t] = _mm512_setzero_ps();
+    }
     __m512 super_scale = _mm512_setzero_ps(), super_min = super_scale;
     for (int64_t g = 0; g < groups; ++g) {
       if constexpr (Group::kSuper) {
@@ -39,13 +39,12 @@ struct Avx512IntKernel {
                                : Halves(data);
       if constexpr (Group::kNumScales == 2) {
         Dot<kKind, 0, 4>(quants, x, dot);
-        AddScaled(scale, in, token, groups, g, dot, acc);
+        AddScaled(scale, x, dot, acc);
         Dot<kKind, 4, 8>(quants, x, dot);
-        AddScaled(Halves(data + Group::kScaleBytes), in, token, groups, g, dot,
-                  acc);
+        AddScaled(Halves(data + Group::kScaleBytes), x, dot, acc);
       } else {
         Dot<kKind, 0, Group::kChunks>(quants, x, dot);
-        AddScaled(scale, in, token, groups, g, dot, acc);
+        AddScaled(scale, x, dot, acc);
       }
       if constexpr (Group::kHasMin || kKind == IntKind::kS4) {
         __m512 min;
@@ -58,13 +57,13 @@ struct Avx512IntKernel {
           min = Halves(data + Group::kScaleBytes);
         }
         for (int t = 0; t < kTokens; ++t) {
-          const __m512 sum = _mm512_set1_ps(in.sums[(token + t) * groups + g]);
-          acc[t] = _mm512_fmadd_ps(min, sum, acc[t]);
+          acc[t] = _mm512_fmadd_ps(min, _mm512_set1_ps(x[t]->sum), acc[t]);
         }
       }
       data += Group::kBytes;
-      for (int t = 0; t < kTokens; ++t) x[t] += kGroup;
+      for (int t = 0; t < kTokens; ++t) ++x[t];
     }
+#pragma GCC unroll 8  // acc has no address then and stays in registers
     for (int t = 0; t < kTokens; ++t) {
       float values[kTileRows];
       _mm512_storeu_ps(values, acc[t]);
@@ -89,29 +88,36 @@ struct Avx512IntKernel {
   }
 
   template <int kTokens>
-  static void AddScaled(__m512 scale, const RoundedRows& in, int64_t token,
-                        int64_t groups, int64_t g,
+  static void AddScaled(__m512 scale, const RoundedGroup* const (&x)[kTokens],
                         const __m512i (&dot)[kTokens], __m512 (&acc)[kTokens]) {
     for (int t = 0; t < kTokens; ++t) {
-      const __m512 x = _mm512_set1_ps(in.scales[(token + t) * groups + g]);
-      acc[t] = _mm512_fmadd_ps(_mm512_mul_ps(scale, x),
-                               _mm512_cvtepi32_ps(dot[t]), acc[t]);
+      acc[t] =
+          _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(x[t]->scale)),
+                          _mm512_cvtepi32_ps(dot[t]), acc[t]);
     }
   }
 
   // Dots of chunks [kFirst, kLast) with the weights' true values.
   template <IntKind kKind, int kFirst, int kLast, int kTokens>
-  static void Dot(const uint8_t* quants, const int8_t* const (&x)[kTokens],
+  static void Dot(const uint8_t* quants,
+                  const RoundedGroup* const (&x)[kTokens],
                   __m512i (&dot)[kTokens]) {
     using Group = IntGroup<kKind, kTileRows>;
     constexpr bool kSigned = kKind == IntKind::kTable4 ||
                              kKind == IntKind::kS8 || kKind == IntKind::kS8Half;
     const __m512i flip = _mm512_set1_epi8(static_cast<char>(0x80));
-    __m512i offset[kTokens];
     for (int t = 0; t < kTokens; ++t) {
       dot[t] = _mm512_setzero_si512();
-      offset[t] = _mm512_setzero_si512();
+      if constexpr (kSigned) {
+        constexpr int kHalf = Group::kNumScales == 2 ? kFirst / 4 : 0;
+        dot[t] = _mm512_set1_epi32(x[t]->offsets[kHalf]);
+        if constexpr (Group::kNumScales == 1) {
+          dot[t] =
+              _mm512_add_epi32(dot[t], _mm512_set1_epi32(x[t]->offsets[1]));
+        }
+      }
     }
+#pragma GCC unroll 8
     for (int c = kFirst; c < kLast; ++c) {
       const __m512i w = _mm512_loadu_si512(quants + c * kTileRows * 4);
       if constexpr (Group::kFourBit) {
@@ -126,29 +132,15 @@ struct Avx512IntKernel {
           high = _mm512_xor_si512(_mm512_shuffle_epi8(levels, high), flip);
         }
         for (int t = 0; t < kTokens; ++t) {
-          const __m512i a = Four(x[t] + 8 * c);
-          const __m512i b = Four(x[t] + 8 * c + 4);
-          dot[t] = _mm512_dpbusd_epi32(dot[t], low, a);
-          dot[t] = _mm512_dpbusd_epi32(dot[t], high, b);
-          if constexpr (kSigned) {
-            offset[t] = _mm512_dpbusd_epi32(offset[t], flip, a);
-            offset[t] = _mm512_dpbusd_epi32(offset[t], flip, b);
-          }
+          dot[t] = _mm512_dpbusd_epi32(dot[t], low, Four(x[t]->values + 8 * c));
+          dot[t] =
+              _mm512_dpbusd_epi32(dot[t], high, Four(x[t]->values + 8 * c + 4));
         }
       } else {
         const __m512i u = kSigned ? _mm512_xor_si512(w, flip) : w;
         for (int t = 0; t < kTokens; ++t) {
-          const __m512i a = Four(x[t] + 4 * c);
-          dot[t] = _mm512_dpbusd_epi32(dot[t], u, a);
-          if constexpr (kSigned) {
-            offset[t] = _mm512_dpbusd_epi32(offset[t], flip, a);
-          }
+          dot[t] = _mm512_dpbusd_epi32(dot[t], u, Four(x[t]->values + 4 * c));
         }
-      }
-    }
-    if constexpr (kSigned) {
-      for (int t = 0; t < kTokens; ++t) {
-        dot[t] = _mm512_sub_epi32(dot[t], offset[t]);
       }
     }
   }

@@ -34,9 +34,9 @@ struct PortableIntKernel {
         }
       }
       for (int t = 0; t < kTokens; ++t) {
-        const int64_t place = (token + t) * groups + g;
+        const RoundedGroup& rounded = in.groups[(token + t) * groups + g];
         int16_t x[kGroup];
-        for (int k = 0; k < kGroup; ++k) x[k] = in.values[place * kGroup + k];
+        for (int k = 0; k < kGroup; ++k) x[k] = rounded.values[k];
         for (int r = 0; r < kTileRows; ++r) {
           constexpr int kPart = kGroup / Group::kNumScales;
           for (int s = 0; s < Group::kNumScales; ++s) {
@@ -46,14 +46,14 @@ struct PortableIntKernel {
             }
             const float scale = Group::kSuper ? Half(super, r) * group[r]
                                               : Half(group, s * kTileRows + r);
-            acc[t][r] += scale * in.scales[place] * static_cast<float>(dot);
+            acc[t][r] += scale * rounded.scale * static_cast<float>(dot);
           }
           if constexpr (Group::kHasMin) {
             const float min =
                 Group::kSuper
                     ? -(Half(super, kTileRows + r) * group[kTileRows + r])
                     : Half(group, kTileRows + r);
-            acc[t][r] += min * in.sums[place];
+            acc[t][r] += min * rounded.sum;
           }
         }
       }

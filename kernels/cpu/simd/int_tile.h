@@ -87,6 +87,15 @@ template <int kRows>
 inline void StoreTile(const float* values, int64_t token, int64_t row, int rows,
                       const LinearOut& out) {
   float* place = out.out + token * out.stride + row;
+  if (rows == kRows) {
+    for (int r = 0; r < kRows; r += kLanes) {
+      Vec value = Load(values + r);
+      if (out.bias != nullptr) value = value + Load(out.bias + row + r);
+      if (out.accumulate) value = Load(place + r) + value;
+      Store(value, place + r);
+    }
+    return;
+  }
   for (int r = 0; r < rows; ++r) {
     float value = values[r];
     if (out.bias != nullptr) value += out.bias[row + r];

@@ -15,7 +15,7 @@ namespace shoal::SHOAL_ISA {
 inline constexpr float kSmallest = 1e-36f;
 
 inline void RoundRows(const float* in, int64_t in_features, int64_t begin,
-                      int64_t end, int8_t* values, float* scales, float* sums) {
+                      int64_t end, RoundedGroup* out) {
   const int64_t groups = in_features / kGroup;
   // Adding 1.5 · 2^23 leaves the rounded integer in the low mantissa bits.
   const Vec magic = Set(12582912.0f);
@@ -34,19 +34,24 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t begin,
     float max = BitCast<float>(max_bits);
     if (max < kSmallest) max = 0;
     const float inverse = max > 0 && max < INFINITY ? 127.0f / max : 0.0f;
-    VecI total = {};
+    RoundedGroup& group = out[g];
+    VecI totals[2] = {};
     for (int i = 0; i < kGroup; i += kLanes) {
       const Vec shifted = Fma(Load(x + i), Set(inverse), magic);
       const VecI q = BitCast<VecI>(shifted) - BitCast<VecI>(magic);
+      VecI& total = totals[i / (kGroup / 2)];
       total = total + q;
-      using Bytes = int8_t __attribute__((vector_size(kLanes)));
-      const Bytes bytes = __builtin_convertvector(q, Bytes);
-      std::memcpy(values + g * kGroup + i, &bytes, sizeof(bytes));
+      StoreI8(q, group.values + i);
     }
-    int32_t sum = 0;
-    for (int i = 0; i < kLanes; ++i) sum += total[i];
-    scales[g] = max / 127.0f;
-    sums[g] = scales[g] * static_cast<float>(sum);
+    int32_t sums[2] = {};
+    for (int i = 0; i < kLanes; ++i) {
+      sums[0] += totals[0][i];
+      sums[1] += totals[1][i];
+    }
+    group.scale = max / 127.0f;
+    group.sum = group.scale * static_cast<float>(sums[0] + sums[1]);
+    group.offsets[0] = -128 * sums[0];
+    group.offsets[1] = -128 * sums[1];
   }
 }
 

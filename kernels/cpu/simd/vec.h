@@ -30,6 +30,7 @@ using Vec = float __attribute__((vector_size(kLanes * 4)));
 using VecI = int32_t __attribute__((vector_size(kLanes * 4)));
 using VecU = uint32_t __attribute__((vector_size(kLanes * 4)));
 using VecU16 = uint16_t __attribute__((vector_size(kLanes * 2)));
+using VecU8 = uint8_t __attribute__((vector_size(kLanes)));
 
 template <typename To, typename From>
 inline To BitCast(const From& from) {
@@ -46,6 +47,14 @@ inline Vec Load(const float* p) {
 }
 inline void Store(const Vec& v, float* p) { std::memcpy(p, &v, sizeof(v)); }
 inline Vec Set(float x) { return x - Vec{}; }
+
+// Has the compiler load v once, into a register.
+inline void KeepInRegister([[maybe_unused]] Vec& v) {
+  // Where AVX-512 is emulated there is no register of v's size.
+#if defined(__AVX512BW__) || (defined(__AVX2__) && !defined(__AVX512F__))
+  asm("" : "+v"(v));
+#endif
+}
 
 // a · b + c, fused where the instruction set has it.
 inline Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
@@ -91,11 +100,66 @@ inline float Bf16ToFloat(uint16_t bits) {
   return BitCast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
-inline Vec LoadBf16(const void* p) {
+// kLanes unsigned numbers of 16 or 8 bits. Not by __builtin_convertvector,
+// which GCC 12 takes apart and puts together again.
+inline VecU LoadU16(const void* p) {
+#if defined(__AVX512F__)
+  return BitCast<VecU>(_mm512_cvtepu16_epi32(
+      _mm256_loadu_si256(static_cast<const __m256i*>(p))));
+#elif defined(__AVX2__)
+  return BitCast<VecU>(
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+#else
   VecU16 narrow;
   std::memcpy(&narrow, p, sizeof(narrow));
-  return BitCast<Vec>(__builtin_convertvector(narrow, VecU) << 16);
+  return __builtin_convertvector(narrow, VecU);
+#endif
 }
+inline VecU LoadU8(const void* p) {
+#if defined(__AVX512F__)
+  return BitCast<VecU>(
+      _mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return BitCast<VecU>(
+      _mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+#else
+  VecU8 narrow;
+  std::memcpy(&narrow, p, sizeof(narrow));
+  return __builtin_convertvector(narrow, VecU);
+#endif
+}
+// The low 16 or 8 bits of each lane. REQUIRES: nothing is lost by it.
+inline void StoreU16(const VecU& v, void* p) {
+#if defined(__AVX512F__)
+  _mm256_storeu_si256(static_cast<__m256i*>(p),
+                      _mm512_cvtepi32_epi16(BitCast<__m512i>(v)));
+#elif defined(__AVX2__)
+  const auto bits = BitCast<__m256i>(v);
+  _mm_storeu_si128(static_cast<__m128i*>(p),
+                   _mm_packus_epi32(_mm256_castsi256_si128(bits),
+                                    _mm256_extracti128_si256(bits, 1)));
+#else
+  const VecU16 narrow = __builtin_convertvector(v, VecU16);
+  std::memcpy(p, &narrow, sizeof(narrow));
+#endif
+}
+inline void StoreI8(const VecI& v, void* p) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(static_cast<__m128i*>(p),
+                   _mm512_cvtepi32_epi8(BitCast<__m512i>(v)));
+#elif defined(__AVX2__)
+  const auto bits = BitCast<__m256i>(v);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(bits),
+                                        _mm256_extracti128_si256(bits, 1));
+  _mm_storel_epi64(static_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+#else
+  using VecI8 = int8_t __attribute__((vector_size(kLanes)));
+  const VecI8 narrow = __builtin_convertvector(v, VecI8);
+  std::memcpy(p, &narrow, sizeof(narrow));
+#endif
+}
+
+inline Vec LoadBf16(const void* p) { return BitCast<Vec>(LoadU16(p) << 16); }
 
 // Round to nearest even; NaN stays NaN.
 inline void StoreBf16(const Vec& v, void* p) {
@@ -103,9 +167,7 @@ inline void StoreBf16(const Vec& v, void* p) {
   const VecU rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const VecU nan = (bits >> 16) | 0x40u;
   const VecU is_nan = BitCast<VecU>(v != v);
-  const VecU16 narrow =
-      __builtin_convertvector((is_nan & nan) | (~is_nan & rounded), VecU16);
-  std::memcpy(p, &narrow, sizeof(narrow));
+  StoreU16((is_nan & nan) | (~is_nan & rounded), p);
 }
 
 inline float F16ToFloat(uint16_t half) {

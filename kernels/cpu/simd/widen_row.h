@@ -13,14 +13,9 @@
 
 namespace shoal::SHOAL_ISA {
 
-using VecU8 = uint8_t __attribute__((vector_size(kLanes)));
-using VecU8Half = uint8_t __attribute__((vector_size(kLanes / 2)));
-
 // s eeee mmm of bias 7, the largest code NaN.
 inline Vec FromE4M3(const uint8_t* p, const Vec& scale) {
-  VecU8 bytes;
-  std::memcpy(&bytes, p, sizeof(bytes));
-  const VecU code = __builtin_convertvector(bytes, VecU);
+  const VecU code = LoadU8(p);
   const VecU magnitude = code & 0x7fu;
   const Vec value = BitCast<Vec>((code & 0x80u) << 24 | magnitude << 20) *
                     Set(0x1p120f) * scale;
