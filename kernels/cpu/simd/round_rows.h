@@ -1,6 +1,6 @@
 // Rounds activations to 8 bits in groups of kGroup: scale = max|x| / 127,
 // q = round-to-nearest-even(x / scale). A group with a NaN or an infinity gets
-// such a scale, so that its products are not finite either. Included by
+// NaN as its scale, so that its products are not finite either. Included by
 // isa_<name>.cc only.
 #pragma once
 
@@ -31,10 +31,15 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t begin,
     for (int i = 0; i < kLanes; ++i) {
       max_bits = highest[i] > max_bits ? highest[i] : max_bits;
     }
-    float max = BitCast<float>(max_bits);
-    if (max < kSmallest) max = 0;
-    const float inverse = max > 0 && max < INFINITY ? 127.0f / max : 0.0f;
     RoundedGroup& group = out[g];
+    float max = BitCast<float>(max_bits);
+    if (!(max < INFINITY)) {
+      group = {};
+      group.scale = group.sum = NAN;
+      continue;
+    }
+    if (max < kSmallest) max = 0;
+    const float inverse = max > 0 ? 127.0f / max : 0.0f;
     VecI totals[2] = {};
     for (int i = 0; i < kGroup; i += kLanes) {
       const Vec shifted = Fma(Load(x + i), Set(inverse), magic);
