@@ -25,20 +25,50 @@ namespace shoal {
 inline constexpr int kGroup = 32;
 
 // Activations rounded to 8 bits: x ≈ scale · value, and what kernels want to
-// know of a group beside.
+// know of a group beside. Offsets are what dots start from: they take off what
+// weights stored as unsigned numbers, 8 or 128 more than they are, add to them.
 struct RoundedGroup {
   float scale;
-  float sum;  // scale · Σ values
-  // -128 · Σ values of either half: takes off what a signed weight with its
-  // sign bit flipped, which is 128 more, adds to a dot.
-  int32_t offsets[2];
-  int8_t values[kGroup];  // -127..127
+  float sum;                // scale · Σ values
+  int32_t offset_8;         // -8 · Σ values
+  int32_t offset_128;       // -128 · Σ values
+  int32_t half_offsets[2];  // -128 · Σ values of either half
+  int8_t values[kGroup];    // -127..127
 };
+
+// Rows of rounded groups in panels: tokens that pass the weights together, so
+// that a weight is unpacked once for all of them. A panel of P tokens is
+// [in_features / kGroup, P] groups: one base address serves them all. Panels
+// follow each other in the order of tokens; PanelTokens() tells their sizes,
+// and a last one that is larger than what is left ends in tokens of zeros.
 struct RoundedRows {
-  const RoundedGroup* groups = nullptr;  // [num_tokens, in_features / kGroup]
+  const RoundedGroup* groups = nullptr;
   int64_t num_tokens = 0;
   int64_t in_features = 0;
 };
+
+// Tokens of the next panel when `left` are: a power of two up to `max_panel`,
+// the largest one that is filled to three quarters. REQUIRES: left > 0.
+static constexpr int PanelTokens(int64_t left, int max_panel) {
+  int size = max_panel;
+  while (4 * left < 3 * int64_t{size}) size /= 2;
+  return size;
+}
+
+static constexpr int64_t NumPanels(int64_t num_tokens, int max_panel) {
+  int64_t panels = num_tokens / max_panel;
+  for (int64_t left = num_tokens % max_panel; left > 0; ++panels) {
+    left -= PanelTokens(left, max_panel);
+  }
+  return panels;
+}
+
+// Tokens that `num_tokens` take with the padding of the last panel.
+static constexpr int64_t PaddedTokens(int64_t num_tokens, int max_panel) {
+  int64_t left = num_tokens % max_panel;
+  while (left > 0) left -= PanelTokens(left, max_panel);
+  return num_tokens - left;
+}
 
 // Integer weights repacked into tiles of `tile_rows` output rows. A tile is its
 // groups in order; a group of R rows is
@@ -98,10 +128,12 @@ struct LatentHead {
 struct CpuOps {
   std::string_view name;
   int tile_rows = 0;
+  int max_panel = 0;  // see PanelTokens
 
-  // Rounds tokens [begin, end).
-  void (*round_rows)(const float* in, int64_t in_features, int64_t begin,
-                     int64_t end, RoundedGroup* groups);
+  // Rounds panels [begin, end) of all tokens' panels, counted from 0; `groups`
+  // holds PaddedTokens(num_tokens) rows.
+  void (*round_rows)(const float* in, int64_t in_features, int64_t num_tokens,
+                     int64_t begin, int64_t end, RoundedGroup* groups);
   // Tiles [begin, end) against all tokens.
   void (*int_linear)(IntKind kind, const IntTiles& weight,
                      const RoundedRows& in, const LinearOut& out, int64_t begin,

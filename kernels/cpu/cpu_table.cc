@@ -182,9 +182,10 @@ void CpuKernelTable::Linear(const LinearParams& params) {
   for (const LinearPart& part : params.parts) {
     rounds = rounds || AsCpu(part.weight).form() == CpuMatrix::Form::kTiles;
   }
+  const int64_t rows[] = {0, params.num_tokens};
   const RoundedRows rounded =
-      rounds ? rounder_.Round(ops_, pool_, params.in, params.num_tokens,
-                              params.in_features)
+      rounds ? rounder_.Round(ops_, pool_, params.in, params.in_features, rows)
+                   .front()
              : RoundedRows{};
   for (size_t i = 0; i < params.parts.size(); ++i) {
     const LinearPart& part = params.parts[i];

@@ -7,9 +7,7 @@
 namespace shoal {
 
 const CpuOps& Avx2Ops() {
-  static constexpr CpuOps kOps =
-      avx2::MakeOps("avx2", avx2::kTileRows,
-                    avx2::IntLinearWith<avx2::kTileRows, avx2::Avx2IntKernel>);
+  static constexpr CpuOps kOps = avx2::MakeOps<avx2::Avx2IntKernel>("avx2");
   return kOps;
 }
 

@@ -7,9 +7,8 @@
 namespace shoal {
 
 const CpuOps& Avx512Ops() {
-  static constexpr CpuOps kOps = avx512::MakeOps(
-      "avx512", avx512::kTileRows,
-      avx512::IntLinearWith<avx512::kTileRows, avx512::Avx512IntKernel>);
+  static constexpr CpuOps kOps =
+      avx512::MakeOps<avx512::Avx512IntKernel>("avx512");
   return kOps;
 }
 

@@ -7,9 +7,8 @@
 namespace shoal {
 
 const CpuOps& ScalarOps() {
-  static constexpr CpuOps kOps = scalar::MakeOps(
-      "scalar", scalar::kTileRows,
-      scalar::IntLinearWith<scalar::kTileRows, scalar::PortableIntKernel>);
+  static constexpr CpuOps kOps =
+      scalar::MakeOps<scalar::PortableIntKernel>("scalar");
   return kOps;
 }
 

@@ -8,6 +8,24 @@ namespace {
 // Stored rows widened at a time: enough for the float kernel's blocks.
 constexpr int64_t kWidened = 4;
 
+// Items are dealt out over parts that follow each other: part p has those from
+// first[p] to first[p + 1]. Calls body(p, begin, end), counted within the part,
+// for those in [begin, end).
+template <typename Body>
+void ForParts(const std::vector<int64_t>& first, int64_t begin, int64_t end,
+              const Body& body) {
+  auto next = std::upper_bound(first.begin(), first.end(), begin);
+  for (; begin < end; ++next) {
+    const int64_t last = std::min(end, *next);
+    const int64_t start = *(next - 1);
+    if (last > begin) {
+      body(static_cast<size_t>(next - first.begin()) - 1, begin - start,
+           last - start);
+    }
+    begin = last;
+  }
+}
+
 }  // namespace
 
 void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
@@ -19,17 +37,40 @@ void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
            [&](int64_t begin, int64_t end, int) { body(begin, end); });
 }
 
-RoundedRows RowRounder::Round(const CpuOps& ops, ThreadPool& pool,
-                              const float* in, int64_t num_tokens,
-                              int64_t in_features) {
-  const int64_t groups = in_features / kGroup;
-  if (static_cast<int64_t>(groups_.size()) < num_tokens * groups) {
-    groups_.resize(num_tokens * groups);
+std::span<const RoundedRows> RowRounder::Round(
+    const CpuOps& ops, ThreadPool& pool, const float* in, int64_t in_features,
+    std::span<const int64_t> first_rows) {
+  const size_t num_parts = first_rows.size() - 1;
+  const int64_t row_groups = in_features / kGroup;
+  parts_.resize(num_parts);
+  first_panels_.assign(1, 0);
+  int64_t rows = 0;
+  for (size_t p = 0; p < num_parts; ++p) {
+    const int64_t count = first_rows[p + 1] - first_rows[p];
+    rows += PaddedTokens(count, ops.max_panel);
+    first_panels_.push_back(first_panels_.back() +
+                            NumPanels(count, ops.max_panel));
   }
-  ForRows(pool, num_tokens, in_features, [&](int64_t begin, int64_t end) {
-    ops.round_rows(in, in_features, begin, end, groups_.data());
-  });
-  return {groups_.data(), num_tokens, in_features};
+  const auto num_groups = static_cast<size_t>(rows * row_groups);
+  if (groups_.size() < num_groups) groups_.resize(num_groups);
+  RoundedGroup* groups = groups_.data();
+  for (size_t p = 0; p < num_parts; ++p) {
+    const int64_t count = first_rows[p + 1] - first_rows[p];
+    parts_[p] = {groups, count, in_features};
+    groups += PaddedTokens(count, ops.max_panel) * row_groups;
+  }
+  ForRows(pool, first_panels_.back(), ops.max_panel * in_features,
+          [&](int64_t begin, int64_t end) {
+            ForParts(first_panels_, begin, end,
+                     [&](size_t p, int64_t first, int64_t last) {
+                       const RoundedRows& part = parts_[p];
+                       ops.round_rows(
+                           in + first_rows[p] * in_features, in_features,
+                           part.num_tokens, first, last,
+                           groups_.data() + (part.groups - groups_.data()));
+                     });
+          });
+  return parts_;
 }
 
 // A unit is a tile of rows (tiles) or one row (floats, stored).
@@ -86,16 +127,10 @@ void LinearRunner::Run(const CpuOps& ops, ThreadPool& pool,
   const int64_t enough = 1 + kSmallWork / (work / num_units + 1);
   pool.For(num_units, std::max<int64_t>({even, enough, 1}),
            [&](int64_t begin, int64_t end, int thread) {
-             auto next = std::upper_bound(first_units_.begin(),
-                                          first_units_.end(), begin);
-             for (; begin < end; ++next) {
-               const auto j =
-                   static_cast<size_t>(next - first_units_.begin()) - 1;
-               const int64_t last = std::min(end, *next);
-               RunUnits(ops, jobs[j], begin - first_units_[j],
-                        last - first_units_[j], &rows_[thread]);
-               begin = last;
-             }
+             ForParts(first_units_, begin, end,
+                      [&](size_t job, int64_t first, int64_t last) {
+                        RunUnits(ops, jobs[job], first, last, &rows_[thread]);
+                      });
            });
 }
 

@@ -25,12 +25,16 @@ void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
 // Rows rounded to 8 bits, in memory that grows to the largest call.
 class RowRounder {
  public:
-  // in [num_tokens, in_features]. Valid until the next call.
-  RoundedRows Round(const CpuOps& ops, ThreadPool& pool, const float* in,
-                    int64_t num_tokens, int64_t in_features);
+  // Part p is rows [first_rows[p], first_rows[p + 1]) of in [.., in_features],
+  // in panels of its own. Valid until the next call.
+  std::span<const RoundedRows> Round(const CpuOps& ops, ThreadPool& pool,
+                                     const float* in, int64_t in_features,
+                                     std::span<const int64_t> first_rows);
 
  private:
   std::vector<RoundedGroup> groups_;
+  std::vector<RoundedRows> parts_;
+  std::vector<int64_t> first_panels_;  // of each part, then their number
 };
 
 // One product. `rounded` is read for tiles, `in` for all other forms.

@@ -9,12 +9,6 @@ const CpuMatrix* AsCpu(const PackedMatrix* matrix) {
   return static_cast<const CpuMatrix*>(matrix);
 }
 
-// Rows [first, first + count) of rounded rows.
-RoundedRows Part(const RoundedRows& rows, int64_t first, int64_t count) {
-  return {rows.groups + first * (rows.in_features / kGroup), count,
-          rows.in_features};
-}
-
 bool Rounds(const PackedMatrix* matrix) {
   return AsCpu(matrix)->form() == CpuMatrix::Form::kTiles;
 }
@@ -85,20 +79,20 @@ void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
   // Experts of a layer are stored alike.
   const ExpertWeights& any = params.experts.front();
 
-  RoundedRows rounded;
+  std::span<const RoundedRows> rounded;  // of each expert
   if (Rounds(any.gate) || Rounds(any.up)) {
-    rounded = rounder_.Round(ops, pool, rows_.data(), num_rows, hidden);
+    rounded = rounder_.Round(ops, pool, rows_.data(), hidden, first_rows_);
   }
   jobs_.clear();
-  const auto add = [&](const PackedMatrix* weight, const float* in,
-                       const RoundedRows& all, int64_t e, float* out) {
+  const auto add = [&](const PackedMatrix* weight, const float* in, int64_t e,
+                       float* out) {
     const int64_t first = first_rows_[e];
     const int64_t count = first_rows_[e + 1] - first;
     const CpuMatrix* matrix = AsCpu(weight);
     LinearJob& job = jobs_.emplace_back();
     job.matrix = matrix;
     job.in = in + first * matrix->in_features();
-    if (Rounds(matrix)) job.rounded = Part(all, first, count);
+    if (Rounds(matrix)) job.rounded = rounded[e];
     job.num_tokens = count;
     job.out = {nullptr, out + first * matrix->out_features(),
                matrix->out_features(), false};
@@ -106,8 +100,8 @@ void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
   const auto num_experts = static_cast<int64_t>(params.experts.size());
   for (int64_t e = 0; e < num_experts; ++e) {
     if (first_rows_[e] == first_rows_[e + 1]) continue;
-    add(params.experts[e].gate, rows_.data(), rounded, e, gate_.data());
-    add(params.experts[e].up, rows_.data(), rounded, e, up_.data());
+    add(params.experts[e].gate, rows_.data(), e, gate_.data());
+    add(params.experts[e].up, rows_.data(), e, up_.data());
   }
   linear_.Run(ops, pool, jobs_);
 
@@ -121,12 +115,12 @@ void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
   ForRows(pool, num_rows, 8 * inner,
           [&](int64_t begin, int64_t end) { ops.silu_mul(silu, begin, end); });
   if (Rounds(any.down)) {
-    rounded = rounder_.Round(ops, pool, gate_.data(), num_rows, inner);
+    rounded = rounder_.Round(ops, pool, gate_.data(), inner, first_rows_);
   }
   jobs_.clear();
   for (int64_t e = 0; e < num_experts; ++e) {
     if (first_rows_[e] == first_rows_[e + 1]) continue;
-    add(params.experts[e].down, gate_.data(), rounded, e, result_.data());
+    add(params.experts[e].down, gate_.data(), e, result_.data());
   }
   linear_.Run(ops, pool, jobs_);
   Add(pool, params);

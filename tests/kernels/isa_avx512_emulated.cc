@@ -79,8 +79,7 @@ namespace shoal {
 const CpuOps& EmulatedAvx512Ops() {
   namespace isa = avx512_emulated;
   static constexpr CpuOps kOps =
-      isa::MakeOps("avx512_emulated", isa::kTileRows,
-                   isa::IntLinearWith<isa::kTileRows, isa::Avx512IntKernel>);
+      isa::MakeOps<isa::Avx512IntKernel>("avx512_emulated");
   return kOps;
 }
 

@@ -65,14 +65,40 @@ class LinearTest : public OpTest {
   // `in` as the table rounds it.
   std::vector<float> Rounded(const std::vector<float>& in, int64_t width) {
     const int64_t tokens = in.size() / width;
-    std::vector<RoundedGroup> groups(in.size() / kGroup);
-    ops().round_rows(in.data(), width, 0, tokens, groups.data());
+    const std::vector<RoundedGroup> groups = RoundedByToken(in, width);
     std::vector<float> rounded(in.size());
-    for (size_t i = 0; i < in.size(); ++i) {
+    for (int64_t i = 0; i < tokens * width; ++i) {
       const RoundedGroup& group = groups[i / kGroup];
       rounded[i] = group.scale * group.values[i % kGroup];
     }
     return rounded;
+  }
+
+  // The table's panels taken apart: [tokens, width / kGroup].
+  std::vector<RoundedGroup> RoundedByToken(const std::vector<float>& in,
+                                           int64_t width) {
+    const auto tokens = static_cast<int64_t>(in.size()) / width;
+    const int64_t row = width / kGroup;
+    const int max_panel = ops().max_panel;
+    std::vector<RoundedGroup> panels(PaddedTokens(tokens, max_panel) * row);
+    ops().round_rows(in.data(), width, tokens, 0, NumPanels(tokens, max_panel),
+                     panels.data());
+    std::vector<RoundedGroup> groups(tokens * row);
+    for (int64_t token = 0; token < tokens;) {
+      const int size = PanelTokens(tokens - token, max_panel);
+      for (int64_t t = 0; t < size; ++t) {
+        for (int64_t g = 0; g < row; ++g) {
+          const RoundedGroup& group = panels[token * row + g * size + t];
+          if (token + t < tokens) {
+            groups[(token + t) * row + g] = group;
+          } else {
+            EXPECT_EQ(group.scale, 0);  // padding
+          }
+        }
+      }
+      token += size;
+    }
+    return groups;
   }
 };
 
@@ -268,8 +294,7 @@ TEST_P(LinearTest, RoundsActivationsToNearest) {
   std::fill(in.begin(), in.begin() + kGroup, 0.0f);
   std::fill(in.begin() + kGroup, in.begin() + 2 * kGroup, 0.0f);
   in[40] = 1e-42f;  // too small to divide by
-  std::vector<RoundedGroup> groups(in.size() / kGroup);
-  ops().round_rows(in.data(), width, 0, tokens, groups.data());
+  const std::vector<RoundedGroup> groups = RoundedByToken(in, width);
   for (size_t g = 0; g < groups.size(); ++g) {
     const RoundedGroup& group = groups[g];
     float max = 0;
@@ -285,8 +310,10 @@ TEST_P(LinearTest, RoundsActivationsToNearest) {
     }
     EXPECT_FLOAT_EQ(group.scale, max < 1e-40 ? 0 : max / 127);
     EXPECT_FLOAT_EQ(group.sum, group.scale * (sums[0] + sums[1]));
-    EXPECT_EQ(group.offsets[0], -128 * sums[0]);
-    EXPECT_EQ(group.offsets[1], -128 * sums[1]);
+    EXPECT_EQ(group.half_offsets[0], -128 * sums[0]);
+    EXPECT_EQ(group.half_offsets[1], -128 * sums[1]);
+    EXPECT_EQ(group.offset_8, -8 * (sums[0] + sums[1]));
+    EXPECT_EQ(group.offset_128, -128 * (sums[0] + sums[1]));
   }
 }
 

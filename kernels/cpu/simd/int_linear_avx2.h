@@ -14,21 +14,17 @@
 
 namespace shoal::SHOAL_ISA {
 
-inline constexpr int kTileRows = 8;
-
 struct Avx2IntKernel {
-  template <IntKind kKind, int kTokens>
-  void Run(const uint8_t* data, const RoundedRows& in, int64_t token,
-           int64_t row, int rows, const LinearOut& out) const {
+  static constexpr int kTileRows = 8;
+  static constexpr int kMaxPanel = 4;
+
+  // One tile against one panel: rows [row, row + rows) of kTileRows are real.
+  template <IntKind kKind, int kPanel>
+  static void Run(const uint8_t* data, const RoundedGroup* x, int64_t groups,
+                  int64_t row, int rows, const PanelOut& out) {
     using Group = IntGroup<kKind, kTileRows>;
-    const int64_t groups = in.in_features / kGroup;
-    Inputs<kTokens> x;
-    __m256 acc[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      x.first[t] =
-          reinterpret_cast<const char*>(in.groups + (token + t) * groups);
-      acc[t] = _mm256_setzero_ps();
-    }
+    __m256 acc[kPanel];
+    for (int t = 0; t < kPanel; ++t) acc[t] = _mm256_setzero_ps();
     __m256 super_scale = _mm256_setzero_ps(), super_min = super_scale;
     for (int64_t g = 0; g < groups; ++g) {
       if constexpr (Group::kSuper) {
@@ -39,7 +35,7 @@ struct Avx2IntKernel {
         }
       }
       const uint8_t* quants = data + Group::kHeadBytes;
-      __m256i dot[kTokens];
+      __m256i dot[kPanel];
       const __m256 scale = Group::kSuper
                                ? _mm256_mul_ps(super_scale, Bytes(data))
                                : Halves(data);
@@ -72,38 +68,30 @@ struct Avx2IntKernel {
         } else {
           min = Halves(data + Group::kScaleBytes);
         }
-        for (int t = 0; t < kTokens; ++t) {
+        for (int t = 0; t < kPanel; ++t) {
           acc[t] = _mm256_fmadd_ps(min, _mm256_broadcast_ss(&x[t].sum), acc[t]);
         }
       }
       data += Group::kBytes;
-      x.offset += sizeof(RoundedGroup);
+      x += kPanel;
     }
 #pragma GCC unroll 4  // acc has no address then and stays in registers
-    for (int t = 0; t < kTokens; ++t) {
+    for (int t = 0; t < kPanel; ++t) {
       float values[kTileRows];
       _mm256_storeu_ps(values, acc[t]);
-      StoreTile<kTileRows>(values, token + t, row, rows, out);
+      if (t < out.count) {
+        StoreTile<kTileRows>(values, out.token + t, row, rows, *out.out);
+      }
     }
   }
 
  private:
-  // The present group of every token: addresses that differ by one register.
-  template <int kTokens>
-  struct Inputs {
-    const char* first[kTokens];  // of the token's groups
-    int64_t offset = 0;          // bytes
-
-    const RoundedGroup& operator[](int t) const {
-      return *reinterpret_cast<const RoundedGroup*>(first[t] + offset);
-    }
-    // Values [i, i + 4) in every lane.
-    __m256i Four(int t, int i) const {
-      int32_t four;
-      std::memcpy(&four, (*this)[t].values + i, sizeof(four));
-      return _mm256_set1_epi32(four);
-    }
-  };
+  // Values [i, i + 4) in every lane.
+  static __m256i Four(const RoundedGroup& x, int i) {
+    int32_t four;
+    std::memcpy(&four, x.values + i, sizeof(four));
+    return _mm256_set1_epi32(four);
+  }
 
   static __m256 Halves(const uint8_t* p) {
     return _mm256_cvtph_ps(
@@ -120,41 +108,41 @@ struct Avx2IntKernel {
     return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
   }
 
-  template <int kTokens>
-  static void AddScaled(__m256 scale, const Inputs<kTokens>& x,
-                        const __m256i (&dot)[kTokens], __m256 (&acc)[kTokens]) {
-    for (int t = 0; t < kTokens; ++t) {
+  template <int kPanel>
+  static void AddScaled(__m256 scale, const RoundedGroup* x,
+                        const __m256i (&dot)[kPanel], __m256 (&acc)[kPanel]) {
+    for (int t = 0; t < kPanel; ++t) {
       acc[t] = _mm256_fmadd_ps(
           _mm256_mul_ps(scale, _mm256_broadcast_ss(&x[t].scale)),
           _mm256_cvtepi32_ps(dot[t]), acc[t]);
     }
   }
 
-  template <int kTokens>
-  static void NibbleDot(const uint8_t* quants, const Inputs<kTokens>& x,
-                        __m256i (&dot)[kTokens]) {
+  template <int kPanel>
+  static void NibbleDot(const uint8_t* quants, const RoundedGroup* x,
+                        __m256i (&dot)[kPanel]) {
     const __m256i mask = _mm256_set1_epi8(15);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
       const __m256i both = Quants(quants + c * kTileRows * 4);
       const __m256i low = _mm256_and_si256(both, mask);
       const __m256i high = _mm256_and_si256(_mm256_srli_epi16(both, 4), mask);
-      for (int t = 0; t < kTokens; ++t) {
-        const __m256i a = _mm256_maddubs_epi16(low, x.Four(t, 8 * c));
-        const __m256i b = _mm256_maddubs_epi16(high, x.Four(t, 8 * c + 4));
+      for (int t = 0; t < kPanel; ++t) {
+        const __m256i a = _mm256_maddubs_epi16(low, Four(x[t], 8 * c));
+        const __m256i b = _mm256_maddubs_epi16(high, Four(x[t], 8 * c + 4));
         const __m256i sum = _mm256_add_epi16(a, b);
         dot[t] = c == 0 ? sum : _mm256_add_epi16(dot[t], sum);
       }
       InOrder(dot);
     }
-    for (int t = 0; t < kTokens; ++t) dot[t] = Widen(dot[t]);
+    for (int t = 0; t < kPanel; ++t) dot[t] = Widen(dot[t]);
   }
 
   // Keeps the compiler from moving loads of later chunks before this one's
   // products, for which there are no registers.
-  template <int kTokens>
-  static void InOrder(__m256i (&dot)[kTokens]) {
-    for (int t = 0; t < kTokens; ++t) asm volatile("" : "+x"(dot[t]));
+  template <int kPanel>
+  static void InOrder(__m256i (&dot)[kPanel]) {
+    for (int t = 0; t < kPanel; ++t) asm volatile("" : "+x"(dot[t]));
   }
 
   // Adds |w| · (x with w's sign), widened.
@@ -164,14 +152,14 @@ struct Avx2IntKernel {
     return _mm256_add_epi32(dot, Widen(product));
   }
 
-  template <int kTokens>
-  static void TableDot(const uint8_t* quants, const Inputs<kTokens>& x,
-                       __m256i (&dot)[kTokens]) {
+  template <int kPanel>
+  static void TableDot(const uint8_t* quants, const RoundedGroup* x,
+                       __m256i (&dot)[kPanel]) {
     const __m256i mask = _mm256_set1_epi8(15);
     const __m256i levels = _mm256_broadcastsi128_si256(
         _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38,
                       53, 69, 89, 113));
-    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+    for (int t = 0; t < kPanel; ++t) dot[t] = _mm256_setzero_si256();
 #pragma GCC unroll 1
     for (int c = 0; c < 4; ++c) {
       const __m256i both = Quants(quants + c * kTileRows * 4);
@@ -179,28 +167,28 @@ struct Avx2IntKernel {
           _mm256_shuffle_epi8(levels, _mm256_and_si256(both, mask));
       const __m256i high = _mm256_shuffle_epi8(
           levels, _mm256_and_si256(_mm256_srli_epi16(both, 4), mask));
-      for (int t = 0; t < kTokens; ++t) {
-        dot[t] = AddSigned(low, x.Four(t, 8 * c), dot[t]);
-        dot[t] = AddSigned(high, x.Four(t, 8 * c + 4), dot[t]);
+      for (int t = 0; t < kPanel; ++t) {
+        dot[t] = AddSigned(low, Four(x[t], 8 * c), dot[t]);
+        dot[t] = AddSigned(high, Four(x[t], 8 * c + 4), dot[t]);
       }
     }
   }
 
-  template <int kTokens>
-  static void UnsignedDot(const uint8_t* quants, const Inputs<kTokens>& x,
-                          __m256i (&dot)[kTokens]) {
-    __m256i half[kTokens];
+  template <int kPanel>
+  static void UnsignedDot(const uint8_t* quants, const RoundedGroup* x,
+                          __m256i (&dot)[kPanel]) {
+    __m256i half[kPanel];
     for (int first = 0; first < 8; first += 4) {
 #pragma GCC unroll 4
       for (int c = first; c < first + 4; ++c) {
         const __m256i w = Quants(quants + c * kTileRows * 4);
-        for (int t = 0; t < kTokens; ++t) {
-          const __m256i sum = _mm256_maddubs_epi16(w, x.Four(t, 4 * c));
+        for (int t = 0; t < kPanel; ++t) {
+          const __m256i sum = _mm256_maddubs_epi16(w, Four(x[t], 4 * c));
           half[t] = c == first ? sum : _mm256_add_epi16(half[t], sum);
         }
         InOrder(half);
       }
-      for (int t = 0; t < kTokens; ++t) {
+      for (int t = 0; t < kPanel; ++t) {
         const __m256i sum = Widen(half[t]);
         dot[t] = first == 0 ? sum : _mm256_add_epi32(dot[t], sum);
       }
@@ -208,32 +196,32 @@ struct Avx2IntKernel {
   }
 
   // Chunks [kFirst, kFirst + 4) of weights within ±32.
-  template <int kFirst, int kTokens>
-  static void SmallSignedDot(const uint8_t* quants, const Inputs<kTokens>& x,
-                             __m256i (&dot)[kTokens]) {
+  template <int kFirst, int kPanel>
+  static void SmallSignedDot(const uint8_t* quants, const RoundedGroup* x,
+                             __m256i (&dot)[kPanel]) {
 #pragma GCC unroll 4
     for (int c = kFirst; c < kFirst + 4; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
       const __m256i magnitude = _mm256_abs_epi8(w);
-      for (int t = 0; t < kTokens; ++t) {
+      for (int t = 0; t < kPanel; ++t) {
         const __m256i sum = _mm256_maddubs_epi16(
-            magnitude, _mm256_sign_epi8(x.Four(t, 4 * c), w));
+            magnitude, _mm256_sign_epi8(Four(x[t], 4 * c), w));
         dot[t] = c == kFirst ? sum : _mm256_add_epi16(dot[t], sum);
       }
       InOrder(dot);
     }
-    for (int t = 0; t < kTokens; ++t) dot[t] = Widen(dot[t]);
+    for (int t = 0; t < kPanel; ++t) dot[t] = Widen(dot[t]);
   }
 
-  template <int kTokens>
-  static void SignedDot(const uint8_t* quants, const Inputs<kTokens>& x,
-                        __m256i (&dot)[kTokens]) {
-    for (int t = 0; t < kTokens; ++t) dot[t] = _mm256_setzero_si256();
+  template <int kPanel>
+  static void SignedDot(const uint8_t* quants, const RoundedGroup* x,
+                        __m256i (&dot)[kPanel]) {
+    for (int t = 0; t < kPanel; ++t) dot[t] = _mm256_setzero_si256();
 #pragma GCC unroll 8
     for (int c = 0; c < 8; ++c) {
       const __m256i w = Quants(quants + c * kTileRows * 4);
-      for (int t = 0; t < kTokens; ++t) {
-        dot[t] = AddSigned(w, x.Four(t, 4 * c), dot[t]);
+      for (int t = 0; t < kPanel; ++t) {
+        dot[t] = AddSigned(w, Four(x[t], 4 * c), dot[t]);
       }
       InOrder(dot);
     }

@@ -6,20 +6,22 @@
 
 namespace shoal::SHOAL_ISA {
 
-inline constexpr int kTileRows = 8;
 inline constexpr int8_t kLevels[16] = {
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 struct PortableIntKernel {
-  template <IntKind kKind, int kTokens>
-  void Run(const uint8_t* data, const RoundedRows& in, int64_t token,
-           int64_t row, int rows, const LinearOut& out) const {
+  static constexpr int kTileRows = 8;
+  static constexpr int kMaxPanel = 4;
+
+  // One tile against one panel: rows [row, row + rows) of kTileRows are real.
+  template <IntKind kKind, int kPanel>
+  static void Run(const uint8_t* data, const RoundedGroup* x, int64_t groups,
+                  int64_t row, int rows, const PanelOut& out) {
     using Group = IntGroup<kKind, kTileRows>;
-    const int64_t groups = in.in_features / kGroup;
-    float acc[kTokens][kTileRows] = {};
+    float acc[kPanel][kTileRows] = {};
     const uint8_t* super = data;
     const uint8_t* group = data - Group::kBytes;
-    for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t g = 0; g < groups; ++g, x += kPanel) {
       group += Group::kBytes;
       if (Group::kSuper && g % kSuperGroups == 0) {
         super = group;
@@ -33,16 +35,16 @@ struct PortableIntKernel {
               Weight<kKind>(group + Group::kHeadBytes, r, k));
         }
       }
-      for (int t = 0; t < kTokens; ++t) {
-        const RoundedGroup& rounded = in.groups[(token + t) * groups + g];
-        int16_t x[kGroup];
-        for (int k = 0; k < kGroup; ++k) x[k] = rounded.values[k];
+      for (int t = 0; t < kPanel; ++t) {
+        const RoundedGroup& rounded = x[t];
+        int16_t values[kGroup];
+        for (int k = 0; k < kGroup; ++k) values[k] = rounded.values[k];
         for (int r = 0; r < kTileRows; ++r) {
           constexpr int kPart = kGroup / Group::kNumScales;
           for (int s = 0; s < Group::kNumScales; ++s) {
             int32_t dot = 0;
             for (int k = s * kPart; k < (s + 1) * kPart; ++k) {
-              dot += int32_t{weights[r][k]} * x[k];
+              dot += int32_t{weights[r][k]} * values[k];
             }
             const float scale = Group::kSuper ? Half(super, r) * group[r]
                                               : Half(group, s * kTileRows + r);
@@ -58,8 +60,8 @@ struct PortableIntKernel {
         }
       }
     }
-    for (int t = 0; t < kTokens; ++t) {
-      StoreTile<kTileRows>(acc[t], token + t, row, rows, out);
+    for (int t = 0; t < out.count; ++t) {
+      StoreTile<kTileRows>(acc[t], out.token + t, row, rows, *out.out);
     }
   }
 

@@ -28,57 +28,85 @@ struct IntGroup {
   static constexpr int kBytes = kHeadBytes + kChunks * kRows * 4;
 };
 
-// Calls Tile<kTokens>::Run over all tokens for tiles [begin, end): four tokens
-// at a time, then one by one. Tokens are taken in blocks whose rounded rows
-// stay in the second-level cache while the tiles pass by.
-template <IntKind kKind, int kRows, typename Kernel>
+// Where a panel's products go.
+struct PanelOut {
+  const LinearOut* out = nullptr;
+  int64_t token = 0;  // the panel's first
+  int count = 0;      // without padding
+};
+
+// Bytes of tiles that stay in the second-level cache while all panels pass by.
+inline constexpr int64_t kTileCache = 256 << 10;
+
+// Tiles [begin, end) against one panel of kPanel tokens.
+template <IntKind kKind, int kPanel, typename Kernel>
+inline void PanelTiles(const IntTiles& weight, const RoundedGroup* panel,
+                       const PanelOut& out, int64_t begin, int64_t end) {
+  constexpr int kRows = Kernel::kTileRows;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row = tile * kRows;
+    const int64_t left = weight.out_features - row;
+    Kernel::template Run<kKind, kPanel>(
+        weight.data + tile * weight.tile_bytes, panel,
+        weight.in_features / kGroup, row,
+        left < kRows ? static_cast<int>(left) : kRows, out);
+  }
+}
+
+// PanelTiles of `size` tokens: kPanel or a smaller power of two.
+template <IntKind kKind, int kPanel, typename Kernel>
+inline void PanelTilesOf(int size, const IntTiles& weight,
+                         const RoundedGroup* panel, const PanelOut& out,
+                         int64_t begin, int64_t end) {
+  if constexpr (kPanel > 1) {
+    if (size < kPanel) {
+      PanelTilesOf<kKind, kPanel / 2, Kernel>(size, weight, panel, out, begin,
+                                              end);
+      return;
+    }
+  }
+  PanelTiles<kKind, kPanel, Kernel>(weight, panel, out, begin, end);
+}
+
+template <IntKind kKind, typename Kernel>
 inline void ForTiles(const IntTiles& weight, const RoundedRows& in,
-                     const LinearOut& out, int64_t begin, int64_t end,
-                     const Kernel& kernel) {
-  const int64_t block = 256;
-  for (int64_t t0 = 0; t0 < in.num_tokens; t0 += block) {
-    const int64_t t1 = t0 + block < in.num_tokens ? t0 + block : in.num_tokens;
-    for (int64_t tile = begin; tile < end; ++tile) {
-      const uint8_t* data = weight.data + tile * weight.tile_bytes;
-      const int64_t row = tile * kRows;
-      const int64_t left = weight.out_features - row;
-      const int rows = left < kRows ? static_cast<int>(left) : kRows;
-      int64_t t = t0;
-      for (; t + 4 <= t1; t += 4) {
-        kernel.template Run<kKind, 4>(data, in, t, row, rows, out);
-      }
-      for (; t < t1; ++t) {
-        kernel.template Run<kKind, 1>(data, in, t, row, rows, out);
-      }
+                     const LinearOut& out, int64_t begin, int64_t end) {
+  const int64_t groups = in.in_features / kGroup;
+  const int64_t fit = kTileCache / weight.tile_bytes;
+  const int64_t block = fit > 1 ? fit : 1;
+  for (int64_t tile = begin; tile < end; tile += block) {
+    const int64_t last = tile + block < end ? tile + block : end;
+    for (int64_t token = 0; token < in.num_tokens;) {
+      const int64_t left = in.num_tokens - token;
+      const int size = PanelTokens(left, Kernel::kMaxPanel);
+      const int count = left < size ? static_cast<int>(left) : size;
+      PanelTilesOf<kKind, Kernel::kMaxPanel, Kernel>(
+          size, weight, in.groups + token * groups, {&out, token, count}, tile,
+          last);
+      token += size;
     }
   }
 }
 
-template <int kRows, typename Kernel>
+template <typename Kernel>
 inline void IntLinearWith(IntKind kind, const IntTiles& weight,
                           const RoundedRows& in, const LinearOut& out,
                           int64_t begin, int64_t end) {
-  const Kernel kernel;
   switch (kind) {
     case IntKind::kU4Min:
-      return ForTiles<IntKind::kU4Min, kRows>(weight, in, out, begin, end,
-                                              kernel);
+      return ForTiles<IntKind::kU4Min, Kernel>(weight, in, out, begin, end);
     case IntKind::kS4:
-      return ForTiles<IntKind::kS4, kRows>(weight, in, out, begin, end, kernel);
+      return ForTiles<IntKind::kS4, Kernel>(weight, in, out, begin, end);
     case IntKind::kTable4:
-      return ForTiles<IntKind::kTable4, kRows>(weight, in, out, begin, end,
-                                               kernel);
+      return ForTiles<IntKind::kTable4, Kernel>(weight, in, out, begin, end);
     case IntKind::kS8:
-      return ForTiles<IntKind::kS8, kRows>(weight, in, out, begin, end, kernel);
+      return ForTiles<IntKind::kS8, Kernel>(weight, in, out, begin, end);
     case IntKind::kU8Min:
-      return ForTiles<IntKind::kU8Min, kRows>(weight, in, out, begin, end,
-                                              kernel);
+      return ForTiles<IntKind::kU8Min, Kernel>(weight, in, out, begin, end);
     case IntKind::kS8Half:
-      return ForTiles<IntKind::kS8Half, kRows>(weight, in, out, begin, end,
-                                               kernel);
+      return ForTiles<IntKind::kS8Half, Kernel>(weight, in, out, begin, end);
     case IntKind::kU4Super:
-      return ForTiles<IntKind::kU4Super, kRows>(weight, in, out, begin, end,
-                                                kernel);
+      return ForTiles<IntKind::kU4Super, Kernel>(weight, in, out, begin, end);
   }
 }
 

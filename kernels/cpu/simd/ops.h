@@ -7,6 +7,7 @@
 #include "kernels/cpu/simd/compress.h"
 #include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/hyper_connection.h"
+#include "kernels/cpu/simd/int_tile.h"
 #include "kernels/cpu/simd/latent_attention.h"
 #include "kernels/cpu/simd/round_rows.h"
 #include "kernels/cpu/simd/row_ops.h"
@@ -15,13 +16,15 @@
 
 namespace shoal::SHOAL_ISA {
 
-constexpr CpuOps MakeOps(std::string_view name, int tile_rows,
-                         decltype(CpuOps::int_linear) int_linear) {
+// IntKernel multiplies a tile of weights by a panel of tokens.
+template <typename IntKernel>
+constexpr CpuOps MakeOps(std::string_view name) {
   return {
       .name = name,
-      .tile_rows = tile_rows,
-      .round_rows = RoundRows,
-      .int_linear = int_linear,
+      .tile_rows = IntKernel::kTileRows,
+      .max_panel = IntKernel::kMaxPanel,
+      .round_rows = RoundRows<IntKernel::kMaxPanel>,
+      .int_linear = IntLinearWith<IntKernel>,
       .float_linear = FloatLinear,
       .widen_row = WidenRow,
       .rms_norm = RmsNormRows,

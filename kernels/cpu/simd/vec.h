@@ -70,13 +70,14 @@ inline Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
 inline Vec Max(const Vec& a, const Vec& b) { return a > b ? a : b; }
 
 // Halves are added until one lane is left.
-inline float Sum(const Vec& v) {
+template <typename V>  // Vec or VecI
+inline auto Sum(const V& v) {
 #if defined(__AVX512F__)
   const auto eight =
       __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
       __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
-  const Vec& eight = v;
+  const V& eight = v;
 #endif
 #if defined(__AVX2__)
   const auto four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
@@ -88,12 +89,26 @@ inline float Sum(const Vec& v) {
   return two[0] + two[1];
 }
 
-inline float MaxLane(const Vec& v) {
-  float lanes[kLanes];
-  Store(v, lanes);
-  float max = lanes[0];
-  for (int i = 1; i < kLanes; ++i) max = lanes[i] > max ? lanes[i] : max;
-  return max;
+// The greatest lane, found like the sum.
+template <typename V>  // Vec or VecI
+inline auto MaxLane(const V& v) {
+#if defined(__AVX512F__)
+  const auto a = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+  const auto b = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const auto eight = a > b ? a : b;
+#else
+  const V& eight = v;
+#endif
+#if defined(__AVX2__)
+  const auto c = __builtin_shufflevector(eight, eight, 0, 1, 2, 3);
+  const auto d = __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const auto four = c > d ? c : d;
+#else
+  const auto& four = eight;
+#endif
+  const auto swapped = __builtin_shufflevector(four, four, 2, 3, 2, 3);
+  const auto two = four > swapped ? four : swapped;
+  return two[0] > two[1] ? two[0] : two[1];
 }
 
 inline float Bf16ToFloat(uint16_t bits) {
