@@ -39,7 +39,6 @@ struct ActiveRequest {
   EngineRequest spec;
   std::shared_ptr<StreamCore> stream;
   std::vector<std::unique_ptr<Run>> runs;
-  std::vector<PositionLogprobs> prompt_logprobs;  // gathered over chunks
   int32_t num_prompt_rows = 0;  // prompt positions whose logits were chosen
   int32_t num_unfinished = 0;
   FinishReason reason = FinishReason::kStop;  // the worst of its sequences

@@ -24,6 +24,14 @@ namespace {
 // again; a reader that makes room wakes it at once.
 constexpr absl::Duration kPausedWait = absl::Milliseconds(100);
 
+// Prompt tokens whose logprobs a stream has room for.
+int32_t MaxChunk(const SamplingParams& sampling) {
+  const int64_t entries = int64_t{sampling.prompt_logprobs} + 1;
+  return static_cast<int32_t>(
+      kMaxWaitingLogprobs /
+      std::clamp<int64_t>(entries, 1, kMaxWaitingLogprobs));
+}
+
 class StreamImpl : public EngineStream {
  public:
   StreamImpl(uint64_t id, std::shared_ptr<StreamCore> core,
@@ -177,6 +185,7 @@ std::unique_ptr<ActiveRequest> EngineImpl::MakeActive(EngineRequest request,
     run->deadline = request.deadline;
     run->cache_salt = request.cache_salt;
     run->use_prefix_cache = use_prefix_cache;
+    if (i == 0) run->max_chunk_tokens = MaxChunk(request.sampling);
     run->index = i;
     run->sampler = std::make_unique<Sampler>(
         request.sampling, seed + i,

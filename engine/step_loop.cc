@@ -218,10 +218,10 @@ absl::Status StepLoop::ProcessRows(const std::vector<LogitsRow>& rows) {
 
 void StepLoop::NotePromptLogprobs(Run& run, int32_t position,
                                   std::span<const float> logits) {
-  ActiveRequest& request = *run.request;
-  request.prompt_logprobs.push_back(
+  run.event.prompt_logprobs.push_back(
       ComputeLogprobs(logits, run.token_ids[position + 1],
-                      request.spec.sampling.prompt_logprobs));
+                      run.request->spec.sampling.prompt_logprobs));
+  run.has_event = true;
 }
 
 void StepLoop::SampleRow(Run& run, std::span<float> logits) {
@@ -253,9 +253,6 @@ void StepLoop::AcceptToken(Run& run, int32_t token, absl::Time now) {
   step_tokens_.push_back(token);
   if (run.num_completion_tokens() == 0) {
     run.event.num_cached_tokens = run.num_cached_tokens;
-    if (run.index == 0) {
-      run.event.prompt_logprobs = std::move(request.prompt_logprobs);
-    }
     if (!request.first_token.has_value()) {
       request.first_token = now;
       if (observer_ != nullptr) {

@@ -39,6 +39,7 @@ class StreamCore {
   mutable absl::Mutex mutex_;
   std::deque<TokenEvent> events_ ABSL_GUARDED_BY(mutex_);
   int32_t num_unfinished_ ABSL_GUARDED_BY(mutex_);
+  int64_t num_logprobs_ ABSL_GUARDED_BY(mutex_) = 0;  // in events_
   bool was_full_ ABSL_GUARDED_BY(mutex_) = false;
   const std::function<void()> on_room_;
   // Held while notify_ runs, so that SetNotify() can promise that it does not.

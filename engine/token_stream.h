@@ -1,7 +1,7 @@
 // TokenStream carries one request's results from the step thread to a protocol
-// adapter. Bounded: when more than `capacity` events wait, the sequence is
-// paused (it keeps its blocks and takes no step) until the reader catches up,
-// so a slow reader never slows the batch.
+// adapter. Bounded: when more than `capacity` events or kMaxWaitingLogprobs
+// wait, the sequence is paused (it keeps its blocks and takes no step) until
+// the reader catches up, so a slow reader never slows the batch.
 // Threads: one writer (step thread), one reader (any thread at a time).
 #pragma once
 
@@ -17,12 +17,16 @@
 
 namespace shoal {
 
+// Logprobs that may wait in a stream, alternatives counted: 3 MB of them.
+inline constexpr int64_t kMaxWaitingLogprobs = 1 << 18;
+
 // One step's result of one sequence of a request.
 struct TokenEvent {
   int32_t index = 0;               // which of the request's n sequences
   std::vector<int32_t> token_ids;  // new completion tokens, may be empty
   std::vector<PositionLogprobs> logprobs;  // one a token if asked for
-  // First event only, if asked for: one a prompt token but the first.
+  // If asked for, one a prompt token but the first: a chunk at a time, in
+  // events before the first token's, and the rest with it.
   std::vector<PositionLogprobs> prompt_logprobs;
   int32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
   // Set on the last event of this sequence.

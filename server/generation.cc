@@ -4,6 +4,7 @@
 #include <atomic>
 #include <deque>
 #include <limits>
+#include <span>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -19,6 +20,8 @@ namespace {
 
 constexpr size_t kMaxStopStrings = 16;
 constexpr size_t kMaxStopBytes = 1024;
+// Logprobs of prompt tokens in one delta: 1.5 MB of them as a gRPC message.
+constexpr size_t kMaxDeltaLogprobs = 1 << 16;
 // A queue that is full now has usually moved on after that long.
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
@@ -133,11 +136,12 @@ class GenerationImpl : public Generation {
     bool finished = false;
   };
 
-  // Appends at least one to ready_.
+  // Append to ready_ what an event brings.
+  void MakePromptDeltas(const TokenEvent& event, const Sequence& sequence);
   void MakeDeltas(TokenEvent event, Sequence& sequence);
   TextLogprob MakeLogprob(const TokenLogprob& logprob) const;
   std::vector<PositionTextLogprobs> MakeLogprobs(
-      const std::vector<PositionLogprobs>& logprobs) const;
+      std::span<const PositionLogprobs> logprobs) const;
   void End(RequestOutcome outcome) {
     if (metrics_ != nullptr) metrics_->OnRequestEnded(outcome);
   }
@@ -165,11 +169,28 @@ GenerationDelta::Kind KindOf(CompletionDelta::Kind kind) {
   return GenerationDelta::Kind::kContent;
 }
 
+// Deltas of their own, small enough for clients' limits on a message.
+void GenerationImpl::MakePromptDeltas(const TokenEvent& event,
+                                      const Sequence& sequence) {
+  std::span<const PositionLogprobs> left(event.prompt_logprobs);
+  while (!left.empty()) {
+    const size_t a_position = left.front().top.size() + 1;
+    const size_t count =
+        std::clamp<size_t>(kMaxDeltaLogprobs / a_position, 1, left.size());
+    GenerationDelta& delta = ready_.emplace_back();
+    delta.index = event.index;
+    delta.prompt_logprobs = MakeLogprobs(left.first(count));
+    delta.usage = {prompt_tokens(), sequence.cached_tokens, 0};
+    left = left.subspan(count);
+  }
+}
+
 void GenerationImpl::MakeDeltas(TokenEvent event, Sequence& sequence) {
-  std::vector<PositionTextLogprobs> prompt_logprobs;
   if (sequence.completion_tokens == 0) {
     sequence.cached_tokens = event.num_cached_tokens;
-    prompt_logprobs = MakeLogprobs(event.prompt_logprobs);
+    MakePromptDeltas(event, sequence);
+    // A chunk of the prompt that is not its last.
+    if (event.token_ids.empty() && !event.finish_reason.has_value()) return;
   }
   size_t used = 0;
   bool matched = false;
@@ -210,7 +231,6 @@ void GenerationImpl::MakeDeltas(TokenEvent event, Sequence& sequence) {
                    sequence.completion_tokens};
   }
   GenerationDelta& front = ready_[first];
-  front.prompt_logprobs = std::move(prompt_logprobs);
   front.logprobs = MakeLogprobs(event.logprobs);
   front.token_ids = std::move(event.token_ids);
   GenerationDelta& last = ready_.back();
@@ -229,7 +249,7 @@ TextLogprob GenerationImpl::MakeLogprob(const TokenLogprob& logprob) const {
 }
 
 std::vector<PositionTextLogprobs> GenerationImpl::MakeLogprobs(
-    const std::vector<PositionLogprobs>& logprobs) const {
+    std::span<const PositionLogprobs> logprobs) const {
   std::vector<PositionTextLogprobs> result;
   result.reserve(logprobs.size());
   for (const PositionLogprobs& position : logprobs) {

@@ -93,9 +93,10 @@ struct GenerationDelta {
   std::string tool_call_id;
   std::string tool_name;
   std::vector<int32_t> token_ids;
-  std::vector<PositionTextLogprobs> logprobs;         // one a token, if asked
-  std::vector<PositionTextLogprobs> prompt_logprobs;  // first delta, if asked
-  Usage usage;                                        // so far
+  std::vector<PositionTextLogprobs> logprobs;  // one a token, if asked
+  // If asked, in deltas of their own before the first text.
+  std::vector<PositionTextLogprobs> prompt_logprobs;
+  Usage usage;  // so far
   // Last delta of this sequence:
   std::optional<FinishReason> finish_reason;
   std::string matched_stop;         // the stop string, if one ended it

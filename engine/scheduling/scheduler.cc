@@ -17,6 +17,11 @@ bool InPlan(const StepPlan& plan, const Sequence* sequence) {
       [&](const ScheduledChunk& c) { return c.sequence == sequence; });
 }
 
+int32_t ChunkTokens(const Sequence& sequence, int32_t budget) {
+  return std::min(
+      {budget, sequence.num_uncomputed_tokens(), sequence.max_chunk_tokens});
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, BlockPool* pool)
@@ -87,7 +92,7 @@ void Scheduler::PlanBegunPrefills(StepPlan* plan, int32_t* budget) {
   for (Sequence* s : candidates) {
     if (*budget <= 0) return;
     if (!s->running || s->decoding() || s->paused) continue;
-    const int32_t tokens = std::min(*budget, s->num_uncomputed_tokens());
+    const int32_t tokens = ChunkTokens(*s, *budget);
     if (!Grow(s, tokens, plan)) continue;
     AddChunk(s, tokens, false, plan);
     *budget -= tokens;
@@ -112,7 +117,7 @@ void Scheduler::PlanNewPrefills(absl::Time now, StepPlan* plan,
       continue;
     }
     if (group_len == 0) group_len = length;
-    const int32_t tokens = std::min(*budget, s->num_uncomputed_tokens());
+    const int32_t tokens = ChunkTokens(*s, *budget);
     SHOAL_CHECK(Grow(s, tokens, plan));
     AddChunk(s, tokens, false, plan);
     *budget -= tokens;

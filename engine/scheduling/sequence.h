@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct Sequence {
   absl::Time deadline = absl::InfiniteFuture();
   std::string cache_salt;
   bool use_prefix_cache = true;
+  // Most tokens of it that one step prefills, so that what a step makes of them
+  // stays small.
+  int32_t max_chunk_tokens = std::numeric_limits<int32_t>::max();
 
   // Held while its reader does not keep up: keeps its blocks, takes no step.
   bool paused = false;

@@ -14,6 +14,17 @@ namespace {
 
 // Events that are ready together go out in one write of about this size.
 constexpr size_t kPieceBytes = 16 << 10;
+// Logprobs, alternatives counted, in an answer that is sent whole: some 400
+// bytes each until it is written.
+constexpr int64_t kMaxLogprobs = 1 << 20;
+
+int64_t NumLogprobs(const std::vector<PositionTextLogprobs>& positions) {
+  int64_t count = 0;
+  for (const PositionTextLogprobs& position : positions) {
+    count += 1 + static_cast<int64_t>(position.top.size());
+  }
+  return count;
+}
 
 // What both kinds of answer keep of the running generations.
 class OpenAiReply : public ReplyStream {
@@ -242,6 +253,15 @@ class WholeReply final : public OpenAiReply {
       if (next->delta.finish_reason && !EndedWell(next->delta)) {
         return Failure(EndError(next->delta));
       }
+      num_logprobs_ += NumLogprobs(next->delta.logprobs) +
+                       NumLogprobs(next->delta.prompt_logprobs);
+      if (num_logprobs_ > kMaxLogprobs) {
+        return Failure(ParamError(
+            options_.prompt_logprobs ? "prompt_logprobs" : "logprobs",
+            absl::StrCat("The answer would hold more than ", kMaxLogprobs,
+                         " logprobs"),
+            "too_many_logprobs"));
+      }
       Add(std::move(*next));
     }
     if (!AllDone()) return std::nullopt;
@@ -285,9 +305,8 @@ class WholeReply final : public OpenAiReply {
     }
     std::move(delta.logprobs.begin(), delta.logprobs.end(),
               std::back_inserter(choice.logprobs));
-    if (!delta.prompt_logprobs.empty()) {
-      prompt_logprobs_[next.generation] = std::move(delta.prompt_logprobs);
-    }
+    std::move(delta.prompt_logprobs.begin(), delta.prompt_logprobs.end(),
+              std::back_inserter(prompt_logprobs_[next.generation]));
     if (delta.finish_reason) {
       choice.finish_reason = *delta.finish_reason;
       choice.stop_reason = StopReason(delta);
@@ -352,6 +371,7 @@ class WholeReply final : public OpenAiReply {
   }
 
   std::vector<Choice> choices_;
+  int64_t num_logprobs_ = 0;
   // By generation; empty where not asked for.
   std::vector<std::vector<PositionTextLogprobs>> prompt_logprobs_;
 };

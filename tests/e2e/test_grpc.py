@@ -148,6 +148,32 @@ def test_logprobs_over_prompt_and_completion(server):
     assert len(prompt) == responses[0].start.prompt_tokens - 1
 
 
+def test_logprobs_of_the_whole_vocabulary_take_bounded_memory(server):
+    def resident_mb():
+        status = pathlib.Path(f"/proc/{server.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    generate(server, text="x", stopping=pb.Stopping(max_tokens=1))
+    before = peak = resident_mb()
+    positions, largest = 0, 0
+    for response in server.inference.Generate(
+        pb.GenerateRequest(
+            token_ids=pb.TokenIds(ids=range(1000, 1100)),
+            stopping=pb.Stopping(max_tokens=2, ignore_eos=True),
+            options=pb.Options(logprobs=49152, prompt_logprobs=49152),
+        )
+    ):
+        for position in (*response.prompt_logprobs, *response.logprobs):
+            assert len(position.top) == 49152
+            positions += 1
+        largest = max(largest, response.ByteSize())
+        peak = max(peak, resident_mb())
+    assert positions == 99 + 2
+    # Some 400 MB if all were kept until the first token.
+    assert peak - before < 150
+    assert largest < 4 << 20  # what clients take by default
+
+
 def test_cancelled_call_frees_its_place(server):
     before = server.outcomes()["cancelled"]
     call = server.inference.Generate(

@@ -152,9 +152,16 @@ TEST_F(EngineTest, LogprobsOfPromptAndCompletionCoverTheVocabulary) {
             0);
   request.sampling.logprobs = vocab_size;
   request.sampling.prompt_logprobs = vocab_size;
-  const auto events = ReadEvents(*Submit(request));
-  // Over two chunks of the prompt.
-  ASSERT_EQ(events.front().prompt_logprobs.size(), 149);
+  auto events = ReadEvents(*Submit(request));
+  // An event for each of the prompt's two chunks, the latter with a token.
+  ASSERT_EQ(events.size(), 4);
+  EXPECT_EQ(events[0].prompt_logprobs.size(), 128);
+  EXPECT_TRUE(events[0].token_ids.empty());
+  std::vector<PositionLogprobs> prompt = std::move(events[0].prompt_logprobs);
+  prompt.insert(prompt.end(), events[1].prompt_logprobs.begin(),
+                events[1].prompt_logprobs.end());
+  events.erase(events.begin());
+  ASSERT_EQ(prompt.size(), 149);
   const auto check = [&](const PositionLogprobs& position) {
     ASSERT_EQ(position.top.size(), vocab_size);
     double sum = 0;
@@ -162,9 +169,8 @@ TEST_F(EngineTest, LogprobsOfPromptAndCompletionCoverTheVocabulary) {
     EXPECT_NEAR(sum, 1, 1e-4);
   };
   for (size_t i = 0; i < 149; ++i) {
-    check(events.front().prompt_logprobs[i]);
-    EXPECT_EQ(events.front().prompt_logprobs[i].chosen.token,
-              request.prompt_token_ids[i + 1]);
+    check(prompt[i]);
+    EXPECT_EQ(prompt[i].chosen.token, request.prompt_token_ids[i + 1]);
   }
   for (const TokenEvent& event : events) {
     ASSERT_EQ(event.logprobs.size(), 1);

@@ -153,6 +153,28 @@ TEST_F(GenerationTest, AnEventOfSeveralKindsBecomesSeveralDeltas) {
   EXPECT_EQ(deltas[3].finish_reason, FinishReason::kStop);
 }
 
+TEST_F(GenerationTest, PromptLogprobsComeInDeltasThatFitAMessage) {
+  text_.prompt = "</think>";
+  PositionLogprobs position;
+  position.top.resize(20000);
+  engine_.Say("").prompt_logprobs.assign(4, position);
+  engine_.Say("a").prompt_logprobs.assign(1, position);
+  engine_.Say("b");
+  engine_.End(FinishReason::kLength);
+  const auto deltas = Take(Chat());
+  ASSERT_EQ(deltas.size(), 5u);
+  EXPECT_EQ(deltas[0].prompt_logprobs.size(), 3u);
+  EXPECT_EQ(deltas[1].prompt_logprobs.size(), 1u);
+  EXPECT_EQ(deltas[2].prompt_logprobs.size(), 1u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(deltas[i].text, "");
+    EXPECT_THAT(deltas[i].token_ids, IsEmpty());
+  }
+  EXPECT_EQ(deltas[3].text, "a");
+  EXPECT_THAT(deltas[3].prompt_logprobs, IsEmpty());
+  EXPECT_EQ(deltas[4].usage.completion_tokens, 2);
+}
+
 TEST_F(GenerationTest, ParsingNeedsAChatAndTools) {
   const std::string said = "a</think><｜DSML｜tool_calls>";
   GenerationRequest plain;

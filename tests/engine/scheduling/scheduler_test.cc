@@ -92,6 +92,25 @@ TEST_F(SchedulerTest, LongPromptsAreChunkedAndDecodesDoNotWait) {
   EXPECT_FALSE(plan.chunks[1].completes);
 }
 
+TEST_F(SchedulerTest, ASequenceMayBoundItsChunks) {
+  Make({});
+  Sequence* bounded = Add(30);
+  bounded->max_chunk_tokens = 7;
+  Add(31);
+  for (int step = 0; step < 4; ++step) {
+    const StepPlan plan = Step();
+    ASSERT_FALSE(plan.chunks.empty());
+    const ScheduledChunk& chunk =
+        *std::find_if(plan.chunks.begin(), plan.chunks.end(),
+                      [&](const auto& c) { return c.sequence == bounded; });
+    EXPECT_EQ(chunk.num_tokens, 7);
+    EXPECT_FALSE(chunk.completes);
+  }
+  EXPECT_EQ(bounded->num_computed_tokens, 28);
+  Step();
+  EXPECT_EQ(bounded->num_computed_tokens, 30);
+}
+
 TEST_F(SchedulerTest, DecodesAreSortedLongestContextFirst) {
   Make({});
   Sequence* a = Add(10);

@@ -191,6 +191,27 @@ TEST_F(OpenAiReplyTest, Logprobs) {
                                R"("decoded_token":"b"}}])"));
 }
 
+TEST_F(OpenAiReplyTest, PromptLogprobsAreGatheredUpToALimit) {
+  const TextLogprob token = {"b", "b", 98, -1.5f, 3};
+  GenerationDelta some = Delta("", 0);
+  some.prompt_logprobs.assign(2, {.chosen = token, .top = {}});
+  service_.SetScript({some, some, Last("h", 1)});
+  const std::string ask = R"("prompt":"abcde","prompt_logprobs":0)";
+  const std::string whole = BodyOf(Ask(kCompletions, ask));
+  size_t count = 0;
+  for (size_t at = 0; (at = whole.find("decoded_token", at)) != whole.npos;) {
+    ++count, ++at;
+  }
+  EXPECT_EQ(count, 4u);
+
+  some.prompt_logprobs.assign(
+      60000, {.chosen = token, .top = std::vector<TextLogprob>(20, token)});
+  service_.SetScript({some, Last("h", 1)});
+  const std::string response = Ask(kCompletions, ask);
+  EXPECT_EQ(StatusOf(response), 400);
+  EXPECT_THAT(response, HasSubstr(R"("code":"too_many_logprobs")"));
+}
+
 TEST_F(OpenAiReplyTest, FailureBeforeTheFirstByteIsAStatus) {
   GenerationDelta late = Last("", 0, FinishReason::kDeadline);
   service_.SetScript({late});
