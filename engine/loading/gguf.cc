@@ -158,6 +158,7 @@ absl::Status PlaceTensors(const MappedFile& file, int64_t data_start,
     info.view.data = file.data() + data_start + info.offset;
   }
   std::vector<const TensorInfo*> order;
+  order.reserve(infos.size());
   for (const TensorInfo& info : infos) order.push_back(&info);
   std::sort(order.begin(), order.end(),
             [](const TensorInfo* a, const TensorInfo* b) {
