@@ -1,5 +1,7 @@
 """The chat page in a headless Chromium."""
 
+import json
+import re
 import time
 
 import pytest
@@ -53,7 +55,8 @@ def test_type_watch_tokens_stop(server, browser):
     assert replies()[0].text == stopped
 
     # Speed is shown; the page fits a phone; nothing was blocked or failed.
-    assert "tok" in find("#stats").text
+    assert "tokens/s" in find("#stats").text
+    assert "first token after" in find("#stats").text
     overflow = browser.execute_script(
         "return document.documentElement.scrollWidth - innerWidth"
     )
@@ -62,6 +65,52 @@ def test_type_watch_tokens_stop(server, browser):
     wait.until(lambda _: not replies())
     severe = [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
     assert severe == []
+
+
+def test_settings_shape_the_request(server, browser):
+    browser.get(server.url + "/")
+    find = lambda id: browser.find_element(By.ID, id)
+    # What the page would send, and no answer.
+    browser.execute_script(
+        "window.fetch = async (url, options) => {"
+        "  window.sent = options.body; throw new Error('none') }"
+    )
+    find("settings-button").click()
+    values = {
+        "system": "Be brief.", "temperature": "0.5", "top-p": "0.9",
+        "max-tokens": "7",
+    }
+    for id, value in values.items():
+        find(id).clear()
+        find(id).send_keys(value)
+    find("prompt").send_keys("Hello")
+    find("send").click()
+    wait = WebDriverWait(browser, 10, poll_frequency=0.02)
+    wait.until(lambda b: b.execute_script("return window.sent"))
+    sent = json.loads(browser.execute_script("return window.sent"))
+    assert sent["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+    ]
+    assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (0.5, 0.9, 7)
+    assert sent["stream"] is True
+
+
+def test_dark_where_the_reader_likes_it(server, browser):
+    browser.get(server.url + "/")
+
+    def brightness(scheme, what):
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
+        )
+        color = browser.execute_script(
+            f"return getComputedStyle(document.body).{what}"
+        )
+        return sum(map(int, re.findall(r"\d+", color)[:3]))
+
+    assert brightness("light", "backgroundColor") > brightness("light", "color")
+    assert brightness("dark", "backgroundColor") < brightness("dark", "color")
 
 
 def test_markup_from_model_and_user_stays_text(server, browser):
