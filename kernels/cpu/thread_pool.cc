@@ -25,7 +25,8 @@ inline void Pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(num_threads), shares_(num_threads) {
   SHOAL_CHECK(num_threads >= 1);
   threads_.reserve(num_threads - 1);
   for (int i = 1; i < num_threads; ++i) {
@@ -42,11 +43,12 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::Run(Function function, const void* context, int64_t num_items,
                      int64_t chunk) {
+  SHOAL_CHECK(num_items >> 32 == 0);
   function_ = function;
   context_ = context;
   num_items_ = num_items;
   chunk_ = chunk;
-  next_item_.store(0, std::memory_order_relaxed);
+  loop_ = epoch_.load(std::memory_order_relaxed) + 1;
   state_.store(0, std::memory_order_release);
   epoch_.fetch_add(1);  // seq_cst: ordered against num_sleeping_
   if (num_sleeping_.load() > 0) epoch_.notify_all();
@@ -75,12 +77,28 @@ bool ThreadPool::Join() {
   return false;
 }
 
-void ThreadPool::Work(int thread) {
+bool ThreadPool::Take(int share, int64_t* begin, int64_t* end) {
+  const int64_t last = ShareBegin(share + 1);
+  std::atomic<uint64_t>& next = shares_[share].next;
+  uint64_t seen = next.load(std::memory_order_relaxed);
   while (true) {
-    const int64_t begin =
-        next_item_.fetch_add(chunk_, std::memory_order_relaxed);
-    if (begin >= num_items_) return;
-    function_(context_, begin, std::min(begin + chunk_, num_items_), thread);
+    const bool begun = seen >> 32 == loop_;
+    *begin =
+        begun ? static_cast<int64_t>(seen & 0xffffffffu) : ShareBegin(share);
+    if (*begin >= last) return false;
+    *end = std::min(*begin + chunk_, last);
+    const uint64_t taken = uint64_t{loop_} << 32 | static_cast<uint64_t>(*end);
+    if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+}
+
+void ThreadPool::Work(int thread) {
+  int64_t begin, end;
+  for (int i = 0; i < num_threads_; ++i) {
+    const int share = (thread + i) % num_threads_;
+    while (Take(share, &begin, &end)) function_(context_, begin, end, thread);
   }
 }
 
