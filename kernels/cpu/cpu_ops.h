@@ -115,6 +115,26 @@ struct LinearOut {
   bool accumulate = false;
 };
 
+// Keys of a sequence that one softmax covers before it is merged into those
+// before it: what several threads can share of one row's work, small enough for
+// short contexts to have several, large enough for a merge to cost a prompt's
+// rows about 2 %.
+inline constexpr int32_t kAttentionSegment = 256;
+
+// A part of paged attention: new tokens [first, first + count) of sequence
+// `seq`, heads [first_head, first_head + num_heads) of the group of `kv_head`,
+// keys of segments [segment_begin, segment_end).
+struct AttentionItem {
+  int32_t seq = 0;
+  int32_t kv_head = 0;
+  int32_t first_head = 0;
+  int32_t num_heads = 0;
+  int32_t first = 0;
+  int32_t count = 0;
+  int32_t segment_begin = 0;
+  int32_t segment_end = 0;
+};
+
 // One head of a latent attention with its plain weights.
 struct LatentHead {
   const LatentAttentionParams* params = nullptr;
@@ -152,14 +172,18 @@ struct CpuOps {
   void (*silu_mul)(const SiluMulParams& params, int64_t begin, int64_t end);
   void (*cache_write)(const CacheWriteParams& params, int64_t begin,
                       int64_t end);
-  // One tile of queries: tokens [first, first + count) of sequence `seq`
-  // (counted within its new tokens), all heads of kv head `kv_head`.
-  // `scratch` holds attention_scratch_floats(params, count) values.
-  void (*attention)(const PagedAttentionParams& params, int32_t seq,
-                    int32_t kv_head, int32_t first, int32_t count,
-                    float* scratch);
+  // One item of attention with all segments into params.out, or with one into
+  // `states`. `scratch` holds attention_scratch_floats(params, rows) values for
+  // the item's num_heads * count rows, `states` attention_states_floats.
+  void (*attention)(const PagedAttentionParams& params,
+                    const AttentionItem& item, float* states, float* scratch);
+  // The states of all segments of an item, one after another, into params.out.
+  void (*attention_merge)(const PagedAttentionParams& params,
+                          const AttentionItem& item, float* states);
   int64_t (*attention_scratch_floats)(const PagedAttentionParams& params,
-                                      int32_t count);
+                                      int64_t rows);
+  int64_t (*attention_states_floats)(const PagedAttentionParams& params,
+                                     int64_t rows);
 
   // Head `head_index` of sequence `seq`, all its new tokens. `scratch` holds
   // latent_attention_scratch_floats(head, q_len) values.
@@ -168,15 +192,17 @@ struct CpuOps {
   int64_t (*latent_attention_scratch_floats)(const LatentHead& head,
                                              int32_t q_len);
 
-  // scores[j] = I(token, j) for every visible key; `seq` is the token's.
+  // scores[j] = I(token, j) for begin <= j < end; `seq` is the token's.
   // `scratch` holds key_scores_scratch_floats(params) values.
   void (*key_scores)(const KeySelectParams& params, int32_t seq, int32_t token,
-                     float* scores, float* scratch);
+                     int64_t begin, int64_t end, float* scores, float* scratch);
   int64_t (*key_scores_scratch_floats)(const KeySelectParams& params);
+  // Heads [first_head, first_head + num_heads) of one token.
   void (*sparse_attention)(const SparseAttentionParams& params, int64_t token,
+                           int32_t first_head, int32_t num_heads,
                            float* scratch);
   int64_t (*sparse_attention_scratch_floats)(
-      const SparseAttentionParams& params);
+      const SparseAttentionParams& params, int32_t num_heads);
   // Channels [begin, end) of all sequences, both multiples of 16 or the end.
   void (*compress)(const CompressParams& params, int64_t begin, int64_t end);
   // Tokens [begin, end).

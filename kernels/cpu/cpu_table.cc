@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cpu/attention_jobs.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/host_memory.h"
 #include "kernels/cpu/linear_jobs.h"
@@ -15,16 +15,12 @@
 #include "kernels/cpu/moe_route.h"
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/thread_pool.h"
-#include "kernels/cpu/top_keys.h"
 #include "kernels/quant/dequantize.h"
 
 namespace shoal {
 namespace {
 
 constexpr int64_t kLine = 16;  // floats
-// Query rows (tokens times heads of a group) of one attention item: enough to
-// pay for widening a tile of keys, few enough to spread over threads.
-constexpr int64_t kAttentionRows = 64;
 
 const CpuOps& OpsOf(CpuIsa isa) {
   switch (isa) {
@@ -46,7 +42,7 @@ class CpuKernelTable : public KernelTable {
         pool_(num_threads),
         scratch_(num_threads),
         linear_(num_threads),
-        orders_(num_threads),
+        attention_(num_threads),
         experts_(num_threads) {}
 
   std::string_view name() const override { return ops_.name; }
@@ -108,11 +104,19 @@ class CpuKernelTable : public KernelTable {
               ops_.cache_write(params, begin, end);
             });
   }
-  void PagedAttention(const PagedAttentionParams& params) override;
-  void LatentAttention(const LatentAttentionParams& params) override;
+  void PagedAttention(const PagedAttentionParams& params) override {
+    attention_.Paged(ops_, pool_, params);
+  }
+  void LatentAttention(const LatentAttentionParams& params) override {
+    attention_.Latent(ops_, pool_, params);
+  }
   void CopyRows(const CopyRowsParams& params) override;
-  void KeySelect(const KeySelectParams& params) override;
-  void SparseAttention(const SparseAttentionParams& params) override;
+  void KeySelect(const KeySelectParams& params) override {
+    attention_.SelectKeys(ops_, pool_, params);
+  }
+  void SparseAttention(const SparseAttentionParams& params) override {
+    attention_.Sparse(ops_, pool_, params);
+  }
   void Compress(const CompressParams& params) override {
     // Both halves of a channel belong together; whole cache lines to a thread.
     pool_.For((params.width + kLine - 1) / kLine, 1,
@@ -165,7 +169,7 @@ class CpuKernelTable : public KernelTable {
   std::vector<std::vector<float>> scratch_;  // one a thread
   cpu::RowRounder rounder_;
   cpu::LinearRunner linear_;
-  std::vector<std::vector<int32_t>> orders_;  // one a thread
+  cpu::AttentionRunner attention_;
   cpu::ExpertRunner experts_;
 };
 
@@ -236,60 +240,6 @@ void CpuKernelTable::Embedding(const EmbeddingParams& params) {
   });
 }
 
-void CpuKernelTable::PagedAttention(const PagedAttentionParams& params) {
-  const int32_t group = params.num_heads / params.num_kv_heads;
-  const auto tile =
-      static_cast<int32_t>(std::max<int64_t>(1, kAttentionRows / group));
-  // Items: tiles of query tokens of every sequence, times kv heads.
-  std::vector<int32_t> first_item(params.num_seqs + 1, 0);
-  for (int32_t s = 0; s < params.num_seqs; ++s) {
-    const int32_t q_len = params.cu_seqlens_q[s + 1] - params.cu_seqlens_q[s];
-    first_item[s + 1] = first_item[s] + (q_len + tile - 1) / tile;
-  }
-  const int64_t num_tiles = first_item.back();
-  const int64_t scratch = ops_.attention_scratch_floats(params, tile);
-  pool_.For(
-      num_tiles * params.num_kv_heads, 1,
-      [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t item = begin; item < end; ++item) {
-          // Late tiles see the most keys: they go first.
-          const auto index =
-              static_cast<int32_t>(num_tiles - 1 - item / params.num_kv_heads);
-          const auto s = static_cast<int32_t>(
-              std::upper_bound(first_item.begin(), first_item.end(), index) -
-              first_item.begin() - 1);
-          const int32_t first = (index - first_item[s]) * tile;
-          const int32_t q_len =
-              params.cu_seqlens_q[s + 1] - params.cu_seqlens_q[s];
-          ops_.attention(
-              params, s, static_cast<int32_t>(item % params.num_kv_heads),
-              first, std::min(tile, q_len - first), Scratch(thread, scratch));
-        }
-      });
-}
-
-void CpuKernelTable::LatentAttention(const LatentAttentionParams& params) {
-  const auto num_heads = static_cast<int64_t>(params.k_weights.size());
-  pool_.For(params.num_seqs * num_heads, 1,
-            [&](int64_t begin, int64_t end, int thread) {
-              for (int64_t item = begin; item < end; ++item) {
-                const auto seq = static_cast<int32_t>(item / num_heads);
-                const auto h = static_cast<int32_t>(item % num_heads);
-                const CpuMatrix& k = AsCpu(params.k_weights[h]);
-                const CpuMatrix& v = AsCpu(params.v_weights[h]);
-                const LatentHead head = {&params,         k.floats(),
-                                         v.floats(),      k.out_features(),
-                                         k.in_features(), v.out_features()};
-                const int32_t q_len =
-                    params.cu_seqlens_q[seq + 1] - params.cu_seqlens_q[seq];
-                ops_.latent_attention(
-                    head, seq, h,
-                    Scratch(thread,
-                            ops_.latent_attention_scratch_floats(head, q_len)));
-              }
-            });
-}
-
 void CpuKernelTable::CopyRows(const CopyRowsParams& params) {
   const int64_t width = params.from.dim(params.from.rank - 1);
   const int64_t bytes = DTypeBytes(params.from.dtype, width);
@@ -300,47 +250,6 @@ void CpuKernelTable::CopyRows(const CopyRowsParams& params) {
           static_cast<const uint8_t*>(params.from.data) +
               params.from_rows[i] * bytes,
           bytes);
-    }
-  });
-}
-
-void CpuKernelTable::KeySelect(const KeySelectParams& params) {
-  const int32_t num_tokens = params.cu_seqlens_q[params.num_seqs];
-  const int64_t scratch = ops_.key_scores_scratch_floats(params);
-  pool_.For(num_tokens, 1, [&](int64_t begin, int64_t end, int thread) {
-    std::vector<int32_t>& order = orders_[thread];
-    for (auto t = static_cast<int32_t>(begin); t < end; ++t) {
-      const auto seq = static_cast<int32_t>(
-          std::upper_bound(params.cu_seqlens_q,
-                           params.cu_seqlens_q + params.num_seqs + 1, t) -
-          params.cu_seqlens_q - 1);
-      const int64_t visible = params.num_visible[t];
-      if (visible <= params.top_k) {
-        order.resize(visible);
-        std::iota(order.begin(), order.end(), 0);
-      } else {
-        float* scores = Scratch(thread, visible + scratch);
-        ops_.key_scores(params, seq, t, scores, scores + visible);
-        cpu::SelectTopKeys({scores, static_cast<size_t>(visible)}, params.top_k,
-                           &order);
-      }
-      const int32_t* table =
-          params.block_tables + int64_t{seq} * params.max_blocks;
-      int32_t* slots = params.slots + int64_t{t} * params.top_k;
-      for (const int32_t key : order) {
-        *slots++ = table[key / params.keys_per_block] * params.keys_per_block +
-                   key % params.keys_per_block;
-      }
-      params.num_selected[t] = static_cast<int32_t>(order.size());
-    }
-  });
-}
-
-void CpuKernelTable::SparseAttention(const SparseAttentionParams& params) {
-  const int64_t scratch = ops_.sparse_attention_scratch_floats(params);
-  pool_.For(params.num_tokens, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t t = begin; t < end; ++t) {
-      ops_.sparse_attention(params, t, Scratch(thread, scratch));
     }
   });
 }

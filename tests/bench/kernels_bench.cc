@@ -3,11 +3,14 @@
 //
 //   linear/TYPE/OUTxIN/TOKENS   bytes/s of packed weights, items/s of
 //                               multiply-adds times two
-//   attention/CONTEXT/NEW       bytes/s of K and V, 9 heads over 3 of 64
-//   machine/read, machine/int8  the ceilings, one thread
+//   attention/SEQUENCESxCONTEXT/NEW and other attentions
+//                               bytes/s of cached rows, items/s likewise; see
+//                               attention_bench.cc
+//   machine/read, /int8, /f32, /bf16
+//                               the ceilings, one thread
 //
 // SHOAL_BENCH_ISA (auto) and SHOAL_BENCH_THREADS (1) choose the table.
-#include <benchmark/benchmark.h>
+#include "tests/bench/kernels_bench.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -16,7 +19,6 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_table.h"
-#include "kernels/quant/float_bits.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -28,13 +30,6 @@ namespace {
 std::string Setting(const char* name, const char* fallback) {
   const char* value = std::getenv(name);
   return value != nullptr ? value : fallback;
-}
-
-KernelTable& Table() {
-  static const std::unique_ptr<KernelTable> table = MakeCpuKernelTable(
-      ChooseCpuIsa(Setting("SHOAL_BENCH_ISA", "auto")).value(),
-      std::stoi(Setting("SHOAL_BENCH_THREADS", "1")));
-  return *table;
 }
 
 // Speed does not depend on the weights' values: codes repeat, scales are sane.
@@ -51,49 +46,17 @@ void Linear(benchmark::State& state, DType dtype, int64_t rows, int64_t width,
   const std::vector<uint8_t> bytes = Codes(dtype, rows * width);
   WeightView view;
   view.data = {bytes.data(), dtype, {rows, width}};
-  const auto packed = Table().Pack(view, Precision::kFast).value();
+  const auto packed = BenchTable().Pack(view, Precision::kFast).value();
   const std::vector<float> in(tokens * width, 0.5f);
   std::vector<float> out(tokens * rows);
   const LinearPart part = {packed.get(), nullptr, out.data(), false};
   for (auto _ : state) {
-    Table().Linear({in.data(), tokens, width, {&part, 1}});
+    BenchTable().Linear({in.data(), tokens, width, {&part, 1}});
   }
   const int64_t weight_bytes =
       packed->borrows_source() ? view.data.bytes() : packed->owned_bytes();
   state.SetBytesProcessed(state.iterations() * weight_bytes);
   state.SetItemsProcessed(state.iterations() * 2 * rows * width * tokens);
-}
-
-void Attention(benchmark::State& state, int32_t context, int32_t q_len) {
-  const int32_t heads = 9, kv_heads = 3, dim = 64, block = 16;
-  const int32_t blocks = (context + block - 1) / block;
-  const int64_t elements = int64_t{blocks} * block * kv_heads * dim;
-  const std::vector<uint16_t> cache(elements, F32ToBF16(0.25f));
-  const std::vector<float> q(int64_t{q_len} * heads * dim, 0.1f);
-  std::vector<float> out(q.size());
-  std::vector<int32_t> table(blocks);
-  for (int32_t i = 0; i < blocks; ++i) table[i] = blocks - 1 - i;
-  const int32_t cu_seqlens[] = {0, q_len};
-  PagedAttentionParams params;
-  params.q = q.data();
-  params.cu_seqlens_q = cu_seqlens;
-  params.context_lens = &context;
-  params.block_tables = table.data();
-  params.k_cache = {cache.data(), DType::kBF16, {blocks, block, kv_heads, dim}};
-  params.v_cache = params.k_cache;
-  params.out = out.data();
-  params.num_seqs = 1;
-  params.max_blocks = blocks;
-  params.block_size = block;
-  params.num_heads = heads;
-  params.num_kv_heads = kv_heads;
-  params.head_dim = dim;
-  params.v_dim = dim;
-  params.scale = 0.125f;
-  for (auto _ : state) Table().PagedAttention(params);
-  state.SetBytesProcessed(state.iterations() * elements * 4);
-  state.SetItemsProcessed(state.iterations() * 4 * heads * dim * q_len *
-                          int64_t{context - q_len / 2});
 }
 
 // Sums 256 MiB: far more than the caches hold.
@@ -129,16 +92,10 @@ __attribute__((target("avx2"))) void MachineInt8(benchmark::State& state) {
 }
 #endif
 
-void Register(const std::string& name, auto function) {
-  benchmark::RegisterBenchmark(name.c_str(), function)
-      ->MinTime(0.1)
-      ->UseRealTime();
-}
-
 void RegisterAll() {
-  Register("machine/read", MachineRead);
+  RegisterBench("machine/read", MachineRead);
 #if defined(__x86_64__)
-  if (ChooseCpuIsa("avx2").ok()) Register("machine/int8", MachineInt8);
+  if (ChooseCpuIsa("avx2").ok()) RegisterBench("machine/int8", MachineInt8);
 #endif
   const int64_t shapes[][2] = {
       {576, 576}, {1536, 576}, {49152, 576}, {4096, 4096}};
@@ -154,23 +111,24 @@ void RegisterAll() {
                                  "/" + std::to_string(rows) + "x" +
                                  std::to_string(width) + "/" +
                                  std::to_string(tokens);
-        Register(name, [=, rows = rows](benchmark::State& state) {
+        RegisterBench(name, [=, rows = rows](benchmark::State& state) {
           Linear(state, dtype, rows, width, tokens);
         });
       }
     }
   }
-  const int32_t contexts[][2] = {{128, 1}, {2048, 1}, {512, 512}, {2048, 64}};
-  for (const auto& [context, q_len] : contexts) {
-    Register(
-        "attention/" + std::to_string(context) + "/" + std::to_string(q_len),
-        [context = context, q_len = q_len](benchmark::State& state) {
-          Attention(state, context, q_len);
-        });
-  }
+  RegisterAttention();
 }
 
 }  // namespace
+
+KernelTable& BenchTable() {
+  static const std::unique_ptr<KernelTable> table = MakeCpuKernelTable(
+      ChooseCpuIsa(Setting("SHOAL_BENCH_ISA", "auto")).value(),
+      std::stoi(Setting("SHOAL_BENCH_THREADS", "1")));
+  return *table;
+}
+
 }  // namespace shoal
 
 int main(int argc, char** argv) {

@@ -40,15 +40,42 @@ inline __m256i CvtToHalves(simde__m512 floats) {
   return _mm256_setr_m128i(_mm256_cvtps_ph(parts[0], 0),
                            _mm256_cvtps_ph(parts[1], 0));
 }
+// c + a · b of two bf16 a lane, the high ones first.
+inline simde__m512 DotBf16(simde__m512 c, simde__m512i a, simde__m512i b) {
+  using Floats = float __attribute__((vector_size(64)));
+  using U32s = uint32_t __attribute__((vector_size(64)));
+  const U32s x = (U32s)a, y = (U32s)b;
+  const auto sum =
+      (Floats)c + (Floats)(x & 0xffff0000u) * (Floats)(y & 0xffff0000u);
+  return (simde__m512)(sum + (Floats)(x << 16) * (Floats)(y << 16));
+}
+// Rounded to bf16, b's values below a's; NaN stays NaN.
+inline simde__m512i CvtToBf16(simde__m512 a, simde__m512 b) {
+  float in[32];
+  simde_mm512_storeu_ps(in, b);
+  simde_mm512_storeu_ps(in + 16, a);
+  uint16_t out[32];
+  for (int i = 0; i < 32; ++i) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, in + i, 4);
+    const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+    out[i] = static_cast<uint16_t>(
+        (in[i] != in[i] ? bits | 0x400000u : rounded) >> 16);
+  }
+  return simde_mm512_loadu_si512(out);
+}
 
 }  // namespace shoal::SHOAL_ISA
 
 #define __AVX512F__ 1
+#define __AVX512BF16__ 1
 #define __m512 simde__m512
+#define __m512bh simde__m512i
 #define __m512i simde__m512i
 #define _mm512_add_epi32 simde_mm512_add_epi32
 #define _mm512_and_si512 simde_mm512_and_si512
 #define _mm512_broadcast_i32x4 simde_mm512_broadcast_i32x4
+#define _mm512_cvtne2ps_pbh CvtToBf16
 #define _mm512_cvtepi32_epi16 CvtI32ToI16
 #define _mm512_cvtepi32_epi8 CvtI32ToI8
 #define _mm512_cvtepi32_ps CvtI32ToF32
@@ -57,6 +84,7 @@ inline __m256i CvtToHalves(simde__m512 floats) {
 #define _mm512_cvtps_ph(a, rounding) CvtToHalves(a)
 #define _mm512_cvtepu8_epi32 CvtU8ToI32
 #define _mm512_dpbusd_epi32 simde_mm512_dpbusd_epi32
+#define _mm512_dpbf16_ps DotBf16
 #define _mm512_fmadd_ps simde_mm512_fmadd_ps
 #define _mm512_loadu_si512 simde_mm512_loadu_si512
 #define _mm512_mul_ps simde_mm512_mul_ps

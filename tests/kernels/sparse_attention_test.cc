@@ -15,6 +15,13 @@ float RoundTo(DType dtype, float x) {
   return dtype == DType::kF16 ? F16ToF32(F32ToF16(x)) : x;
 }
 
+// Queries against caches of bf16, which instruction sets that multiply bf16
+// would round.
+void RoundAll(DType dtype, std::vector<float>* values) {
+  if (dtype != DType::kBF16) return;
+  for (float& x : *values) x = RoundTo(dtype, x);
+}
+
 // Random rows of a cache, as stored and as read.
 struct CacheRows {
   std::vector<uint8_t> bytes;
@@ -39,14 +46,18 @@ class SparseAttentionTest : public OpTest {};
 
 TEST_P(SparseAttentionTest, RowsOfSeveralSourcesWithAndWithoutSinks) {
   Random random(3);
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const auto& [dtype, other] : {std::pair{DType::kF32, DType::kF32},
+                                     {DType::kBF16, DType::kBF16},
+                                     {DType::kBF16, DType::kF32},
+                                     {DType::kF16, DType::kF32}}) {
+    const double tolerance = other == DType::kBF16 ? 8e-3 : 3e-5;
     for (const int32_t dim : {8, 34, 96}) {
       for (const bool sinks : {false, true}) {
         const int64_t tokens = 5;
-        const int32_t heads = 3, v_dim = dim - 3, most = 150;
+        const int32_t heads = dim == 8 ? 70 : 3, v_dim = dim - 3, most = 150;
         const int64_t num_rows = 40;
         const CacheRows first(num_rows, dim, dtype, random);
-        const CacheRows second(num_rows, dim, DType::kF32, random);
+        const CacheRows second(num_rows, dim, other, random);
         std::vector<std::vector<int32_t>> slots(2), counts(2);
         for (int source = 0; source < 2; ++source) {
           for (int64_t i = 0; i < tokens * most; ++i) {
@@ -56,13 +67,14 @@ TEST_P(SparseAttentionTest, RowsOfSeveralSourcesWithAndWithoutSinks) {
         }
         counts[0] = {1, 64, 0, 65, most};
         counts[1] = {0, 64, 3, 62, 7};
-        const std::vector<float> q = random.Normals(tokens * heads * dim);
-        const std::vector<float> sink = {-2.0f, 0.5f, 3.0f};
+        std::vector<float> q = random.Normals(tokens * heads * dim);
+        RoundAll(dtype, &q);
+        const std::vector<float> sink = random.Normals(heads, 2.0f);
         std::vector<float> out(tokens * heads * v_dim, NAN);
         const KeySource sources[] = {
             {ConstTensorView(first.bytes.data(), dtype, {num_rows, dim}),
              slots[0].data(), counts[0].data(), most},
-            {ConstTensorView(second.bytes.data(), DType::kF32, {num_rows, dim}),
+            {ConstTensorView(second.bytes.data(), other, {num_rows, dim}),
              slots[1].data(), counts[1].data(), most}};
         SparseAttentionParams params;
         params.q = q.data();
@@ -101,7 +113,7 @@ TEST_P(SparseAttentionTest, RowsOfSeveralSourcesWithAndWithoutSinks) {
             }
             for (int32_t i = 0; i < v_dim; ++i) {
               ASSERT_NEAR(out[(t * heads + h) * v_dim + i], expected[i] / total,
-                          3e-5)
+                          tolerance)
                   << dim << " token " << t << " head " << h;
             }
           }
@@ -125,7 +137,8 @@ TEST_P(SparseAttentionTest, SelectsTheBestKeysInOrder) {
       const int64_t blocks = 2 * max_blocks;
       const CacheRows keys(blocks * per_block, dim, DType::kBF16, random);
       const auto tokens = static_cast<int64_t>(visible.size());
-      const std::vector<float> q = random.Normals(tokens * heads * dim);
+      std::vector<float> q = random.Normals(tokens * heads * dim);
+      RoundAll(DType::kBF16, &q);
       const std::vector<float> weights = random.Normals(tokens * heads);
       std::vector<int32_t> slots(tokens * top_k, -1), counts(tokens, -1);
       KeySelectParams params;
@@ -184,7 +197,8 @@ TEST_P(SparseAttentionTest, SelectsTheBestKeysInOrder) {
 }
 
 TEST_P(SparseAttentionTest, EqualScoresChooseTheEarlierKeys) {
-  const int32_t dim = 8, visible = 100, top_k = 10;
+  // More keys than one thread takes.
+  const int32_t dim = 8, visible = 2500, top_k = 10;
   const std::vector<float> keys(visible * dim, 1.0f), q(dim, 1.0f);
   const float weight = 1;
   const int32_t cu_seqlens[] = {0, 1};
@@ -230,7 +244,10 @@ TEST_P(SparseAttentionTest, ExpandedLatentRows) {
     std::iota(tables.begin(), tables.end(), 0);
     std::shuffle(tables.begin(), tables.end(), random.engine());
     const CacheRows cache(3 * max_blocks * block_size, row, c.cache, random);
-    const std::vector<float> q = random.Normals(136 * heads * q_dim);
+    std::vector<float> q = random.Normals(136 * heads * q_dim);
+    RoundAll(c.cache, &q);
+    // Expanded rows may be rounded to bf16 too.
+    const double tolerance = c.cache == DType::kBF16 ? 8e-3 : 3e-5;
     std::vector<StoredWeight> stored;
     std::vector<std::unique_ptr<PackedMatrix>> packed;
     std::vector<const PackedMatrix*> k, v;
@@ -300,7 +317,7 @@ TEST_P(SparseAttentionTest, ExpandedLatentRows) {
           }
           for (int64_t d = 0; d < c.value; ++d) {
             ASSERT_NEAR(out[(t * heads + h) * c.value + d], expected[d] / total,
-                        3e-5)
+                        tolerance)
                 << "sequence " << s << " token " << i << " head " << h;
           }
         }

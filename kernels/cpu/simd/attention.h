@@ -1,259 +1,229 @@
-// Paged attention over one tile of queries, by online softmax over tiles of
+// Paged attention over one item of queries, by online softmax over tiles of
 // kKeys keys that start at multiples of kKeys: a row's arithmetic depends on
-// its own position only, not on the tile of queries it came with. Each tile of
-// keys and values is widened to f32 once and serves every query of the tile and
-// every head of the kv head's group. Included by isa_<name>.cc only.
+// its own position only, not on the item that it came with. Each tile of keys
+// and values is packed once and serves every query of the item and every head
+// of it. A cache of bf16 is multiplied as it lies where the instruction set can
+// (queries and weights rounded to bf16), other caches in f32. Included by
+// isa_<name>.cc only.
 #pragma once
 
-#include <cmath>
-#include <cstring>
-#include <type_traits>
-
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/cpu/simd/row_ops.h"
+#include "kernels/cpu/simd/softmax_rows.h"
+#include "kernels/cpu/simd/tile_product.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace shoal::SHOAL_ISA {
 
-inline constexpr int kKeys = 64;
+inline constexpr float kLog2E = 1.44269504f;
 
-inline int64_t PaddedDim(int64_t head_dim) {
-  return (head_dim + kLanes - 1) / kLanes * kLanes;
+inline int64_t RowBytes(DType dtype, int64_t width) {
+  return width * (dtype == DType::kF32 ? 4 : 2);
 }
 
-// Layout of the scratch, in floats: keys [kKeys, dim], values [kKeys, dim] (not
-// used where values are parts of keys), and for each row: query [dim],
-// accumulator [v_dim], probabilities [kKeys], max, sum.
-inline int64_t AttentionScratchFloats(const PagedAttentionParams& p,
-                                      int32_t count) {
-  const int64_t dim = PaddedDim(p.head_dim);
-  const int64_t rows = int64_t{count} * (p.num_heads / p.num_kv_heads);
-  return 2 * kKeys * dim + rows * (2 * dim + kKeys + 2);
-}
-
-// Widens keys [first, first + count) of the sequence into out [kKeys, dim] and
-// zeroes the rest, padding columns too.
-inline void GatherRows(const PagedAttentionParams& p,
-                       const ConstTensorView& cache, int32_t seq,
-                       int32_t kv_head, int64_t first, int64_t count,
-                       int64_t dim, float* out) {
-  const int64_t element = cache.dtype == DType::kF32 ? 4 : 2;
-  const int64_t row_bytes = int64_t{p.num_kv_heads} * p.head_dim * element;
-  const auto* base = static_cast<const uint8_t*>(cache.data) +
-                     int64_t{kv_head} * p.head_dim * element;
-  const int32_t* table = p.block_tables + int64_t{seq} * p.max_blocks;
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t key = first + j;
-    const int64_t slot =
-        int64_t{table[key / p.block_size]} * p.block_size + key % p.block_size;
-    LoadRow(base + slot * row_bytes, p.head_dim, cache.dtype, out + j * dim);
-    for (int64_t i = p.head_dim; i < dim; ++i) out[j * dim + i] = 0;
-  }
-  std::memset(out + count * dim, 0, (kKeys - count) * dim * sizeof(float));
-}
-
-// scores[r][j] = q[r]·k[j] for kRows rows and all keys of the tile.
-template <int kRows>
-inline void Scores(const float* q, const float* k, int64_t dim, float* scores) {
-  for (int j = 0; j < kKeys; j += 2) {
-    Vec a[kRows] = {}, b[kRows] = {};
-    for (int64_t i = 0; i < dim; i += kLanes) {
-      const Vec k0 = Load(k + j * dim + i);
-      const Vec k1 = Load(k + (j + 1) * dim + i);
-      for (int r = 0; r < kRows; ++r) {
-        const Vec x = Load(q + r * dim + i);
-        a[r] = Fma(x, k0, a[r]);
-        b[r] = Fma(x, k1, b[r]);
-      }
-    }
-    for (int r = 0; r < kRows; ++r) {
-      scores[r * kKeys + j] = Sum(a[r]);
-      scores[r * kKeys + j + 1] = Sum(b[r]);
-    }
-  }
-}
-
-// kColumns vectors of every row's accumulator from column `i` on.
-template <int kRows, int kColumns>
-inline void AddColumns(const float* probabilities, const float* v, int64_t keys,
-                       int64_t stride, int64_t dim, int64_t i, float* acc) {
-  Vec sum[kRows][kColumns];
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kColumns; ++c) {
-      sum[r][c] = Load(acc + r * dim + i + c * kLanes);
-    }
-  }
-  for (int64_t j = 0; j < keys; ++j) {
-    Vec x[kColumns];
-    for (int c = 0; c < kColumns; ++c)
-      x[c] = Load(v + j * stride + i + c * kLanes);
-    for (int r = 0; r < kRows; ++r) {
-      const Vec weight = Set(probabilities[r * kKeys + j]);
-      for (int c = 0; c < kColumns; ++c) {
-        sum[r][c] = Fma(weight, x[c], sum[r][c]);
-      }
-    }
-  }
-  for (int r = 0; r < kRows; ++r) {
-    for (int c = 0; c < kColumns; ++c) {
-      Store(sum[r][c], acc + r * dim + i + c * kLanes);
-    }
-  }
-}
-
-// acc[r] += Σ_j probabilities[r][j] · v[j]; `keys` of them, in order, v's rows
-// `stride` apart. Several columns at a time: each is a chain of dependent
-// operations.
-template <int kRows>
-inline void AddValues(const float* probabilities, const float* v, int64_t keys,
-                      int64_t stride, int64_t dim, float* acc) {
-  constexpr int kColumns = kRows > 2 ? 2 : 4;
-  int64_t i = 0;
-  for (; i + kColumns * kLanes <= dim; i += kColumns * kLanes) {
-    AddColumns<kRows, kColumns>(probabilities, v, keys, stride, dim, i, acc);
-  }
-  for (; i < dim; i += kLanes) {
-    AddColumns<kRows, 1>(probabilities, v, keys, stride, dim, i, acc);
-  }
-}
-
-// Scores of one row become probabilities against the running maximum; keys from
-// `valid` on are masked. Rescales the row's accumulator when the maximum rose.
-inline void SoftmaxRow(float scale, int64_t valid, int64_t dim, float* scores,
-                       float* acc, float* max, float* sum) {
-  for (int64_t j = valid; j < kKeys; ++j) scores[j] = -INFINITY;
-  Vec highest = Set(-INFINITY);
-  for (int j = 0; j < kKeys; j += kLanes) {
-    const Vec s = Load(scores + j) * Set(scale);
-    Store(s, scores + j);
-    highest = Max(s, highest);
-  }
-  const float tile_max = MaxLane(highest);
-  if (tile_max > *max) {
-    const float shrink = std::exp(*max - tile_max);  // 0 at the first tile
-    for (int64_t i = 0; i < dim; i += kLanes) {
-      Store(Load(acc + i) * Set(shrink), acc + i);
-    }
-    *sum *= shrink;
-    *max = tile_max;
-  }
-  Vec total = {};
-  for (int j = 0; j < kKeys; j += kLanes) {
-    const Vec e = Exp(Load(scores + j) - Set(*max));
-    Store(e, scores + j);
-    total = total + e;
-  }
-  *sum += Sum(total);
-}
-
-// The rows of one item: queries with what they have gathered so far.
-struct AttentionRows {
-  int64_t count = 0;
-  int64_t dim = 0;    // padded width of queries and keys
-  int64_t v_dim = 0;  // padded width of values
-  float scale = 0;
-  float* query = nullptr;          // [count, dim]
-  float* acc = nullptr;            // [count, v_dim]
-  float* probabilities = nullptr;  // [count, kKeys]
-  float* max = nullptr;            // [count]
-  float* sum = nullptr;            // [count]
+// Where the parts of an item's scratch lie.
+struct AttentionScratch {
+  int64_t depth = 0;    // words of a query or key, rounded up to kLanes
+  int64_t v_width = 0;  // values, rounded up to kLanes
+  float* keys = nullptr;
+  float* values = nullptr;
+  float* query = nullptr;
+  float* states[2] = {};  // the row's, and a later segment's
+  int64_t floats = 0;
 };
 
-// `scratch` holds count * (dim + v_dim + kKeys + 2) floats.
-inline AttentionRows MakeRows(int64_t count, int64_t dim, int64_t v_dim,
-                              float scale, float* scratch) {
-  AttentionRows rows = {count, dim, v_dim, scale};
-  rows.query = scratch;
-  rows.acc = rows.query + count * dim;
-  rows.probabilities = rows.acc + count * v_dim;
-  rows.max = rows.probabilities + count * kKeys;
-  rows.sum = rows.max + count;
-  std::memset(scratch, 0, count * (dim + v_dim) * sizeof(float));
-  for (int64_t r = 0; r < count; ++r) {
-    rows.max[r] = -INFINITY;
-    rows.sum[r] = 0;
+inline AttentionScratch ScratchAt(int64_t rows, int64_t head_dim, int64_t v_dim,
+                                  float* memory) {
+  AttentionScratch s;
+  s.depth = RoundUp(head_dim, kLanes);
+  s.v_width = RoundUp(v_dim, kLanes);
+  const auto take = [&](int64_t floats) {
+    float* at = memory + s.floats;
+    s.floats += RoundUp(floats, 16);  // cache lines
+    return at;
+  };
+  s.keys = take(kKeys * s.depth);
+  s.values = take(kKeys * s.v_width);
+  s.query = take(rows * s.depth);
+  for (float*& states : s.states) {
+    states = take(RowStatesFloats(rows, s.v_width));
   }
-  return rows;
+  return s;
 }
 
-// One tile of keys against rows from `row` on; row r sees the first valid(r).
-// Values lie as far apart as keys.
-template <typename Valid>
-inline void AttendTile(const AttentionRows& rows, int64_t row,
-                       const float* keys, const float* values, int64_t num_keys,
-                       const Valid& valid) {
-  const auto run = [&](auto batch) {
-    constexpr int kRows = decltype(batch)::value;
-    float* scores = rows.probabilities + row * kKeys;
-    Scores<kRows>(rows.query + row * rows.dim, keys, rows.dim, scores);
-    for (int64_t r = row; r < row + kRows; ++r) {
-      SoftmaxRow(rows.scale, valid(r), rows.v_dim,
-                 rows.probabilities + r * kKeys, rows.acc + r * rows.v_dim,
-                 rows.max + r, rows.sum + r);
+inline int64_t AttentionScratchFloats(const PagedAttentionParams& p,
+                                      int64_t rows) {
+  return ScratchAt(rows, p.head_dim, p.v_dim, nullptr).floats;
+}
+inline int64_t AttentionStatesFloats(const PagedAttentionParams& p,
+                                     int64_t rows) {
+  return RowStatesFloats(rows, RoundUp(p.v_dim, kLanes));
+}
+
+// Places of an item's rows, which are tokens, each with its heads together.
+struct ItemRows {
+  ItemRows(const PagedAttentionParams& p, const AttentionItem& item)
+      : num_heads(item.num_heads), count(int64_t{item.count} * num_heads) {
+    const int32_t start = p.cu_seqlens_q[item.seq];
+    const int32_t q_len = p.cu_seqlens_q[item.seq + 1] - start;
+    const int32_t group = p.num_heads / p.num_kv_heads;
+    first_position = p.context_lens[item.seq] - q_len + item.first;
+    first_head = int64_t{start + item.first} * p.num_heads +
+                 item.kv_head * group + item.first_head;
+    token_heads = p.num_heads;
+  }
+  // Counted over all tokens.
+  int64_t HeadOf(int64_t row) const {
+    return first_head + row / num_heads * token_heads + row % num_heads;
+  }
+  int64_t PositionOf(int64_t row) const {
+    return first_position + row / num_heads;
+  }
+  // The first row that sees key `key`.
+  int64_t FirstSeeing(int64_t key) const {
+    return key <= first_position ? 0 : (key - first_position) * num_heads;
+  }
+
+  int64_t num_heads;
+  int64_t count;
+  int64_t first_position = 0;
+  int64_t first_head = 0;
+  int64_t token_heads = 0;
+};
+
+// Rows of keys [first, first + count) of the sequence; nullptr behind them.
+inline void FindRows(const PagedAttentionParams& p,
+                     const ConstTensorView& cache, const AttentionItem& item,
+                     int64_t first, int64_t count, StoredRow* rows) {
+  const int64_t row_bytes =
+      RowBytes(cache.dtype, int64_t{p.num_kv_heads} * p.head_dim);
+  const auto* base = static_cast<const uint8_t*>(cache.data) +
+                     RowBytes(cache.dtype, int64_t{item.kv_head} * p.head_dim);
+  const int32_t* block =
+      p.block_tables + int64_t{item.seq} * p.max_blocks + first / p.block_size;
+  int64_t offset = first % p.block_size;
+  for (int64_t j = 0; j < kKeys; ++j) {
+    if (j >= count) {
+      rows[j] = {nullptr, cache.dtype};
+      continue;
     }
-    AddValues<kRows>(scores, values, num_keys, rows.dim, rows.v_dim,
-                     rows.acc + row * rows.v_dim);
-    row += kRows;
-  };
-  while (rows.count - row >= 4) run(std::integral_constant<int, 4>{});
-  if (rows.count - row == 3) run(std::integral_constant<int, 3>{});
-  if (rows.count - row == 2) run(std::integral_constant<int, 2>{});
-  if (rows.count - row == 1) run(std::integral_constant<int, 1>{});
-}
-
-// out = acc[r] / total, the first `width` values.
-inline void FinishRow(const AttentionRows& rows, int64_t r, float total,
-                      int64_t width, float* out) {
-  float* acc = rows.acc + r * rows.v_dim;
-  const float scale = 1.0f / total;
-  for (int64_t i = 0; i < rows.v_dim; i += kLanes) {
-    Store(Load(acc + i) * Set(scale), acc + i);
+    rows[j] = {base + (int64_t{*block} * p.block_size + offset) * row_bytes,
+               cache.dtype};
+    if (++offset == p.block_size) {
+      offset = 0;
+      ++block;
+    }
   }
-  std::memcpy(out, acc, width * sizeof(float));
 }
 
-inline void AttentionTile(const PagedAttentionParams& p, int32_t seq,
-                          int32_t kv_head, int32_t first, int32_t count,
-                          float* scratch) {
-  const int64_t dim = PaddedDim(p.head_dim);
+// Asks for the cache lines of rows that the next tile reads: heads' rows lie
+// apart, which the processor does not foresee.
+inline void Prefetch(const StoredRow* rows, int64_t count, int64_t bytes) {
+  for (int64_t j = 0; j < count; ++j) {
+    for (int64_t at = 0; at < bytes; at += 64) {
+      __builtin_prefetch(rows[j].data + at, 0, 2);
+    }
+  }
+}
+
+// The tiles of one segment into `states`, which hold nothing yet.
+template <bool kPairs>
+inline void AttendSegment(const PagedAttentionParams& p,
+                          const AttentionItem& item, const ItemRows& rows,
+                          int32_t segment, const AttentionScratch& scratch,
+                          const QueryRows& query, const RowStates& states) {
+  const int64_t begin = int64_t{segment} * kAttentionSegment;
+  const int64_t last = rows.first_position + item.count;  // keys in sight
+  const int64_t end =
+      begin + kAttentionSegment < last ? begin + kAttentionSegment : last;
   const bool shared = p.v_cache.data == p.k_cache.data;
-  const int32_t group = p.num_heads / p.num_kv_heads;
-  float* keys = scratch;
-  float* values = shared ? keys : keys + kKeys * dim;
-  const AttentionRows rows =
-      MakeRows(int64_t{count} * group, dim, PaddedDim(p.v_dim), p.scale,
-               keys + 2 * kKeys * dim);
-
-  // Rows are tokens, each with its heads together.
-  const int32_t start = p.cu_seqlens_q[seq];
-  const int32_t q_len = p.cu_seqlens_q[seq + 1] - start;
-  const int64_t first_position = p.context_lens[seq] - q_len + first;
-  const auto head_of = [&](int64_t row) {  // counted over all tokens
-    const int64_t token = start + first + row / group;
-    return token * p.num_heads + int64_t{kv_head} * group + row % group;
+  ResetRows(states);
+  const auto keys_of = [&](int64_t tile) {
+    return end - tile < kKeys ? end - tile : kKeys;
   };
-  for (int64_t r = 0; r < rows.count; ++r) {
-    std::memcpy(rows.query + r * dim, p.q + head_of(r) * p.head_dim,
-                p.head_dim * sizeof(float));
-  }
-
-  const int64_t end = first_position + count;  // keys the last row sees
-  for (int64_t tile = 0; tile < end; tile += kKeys) {
-    const int64_t num_keys = end - tile < kKeys ? end - tile : kKeys;
-    GatherRows(p, p.k_cache, seq, kv_head, tile, num_keys, dim, keys);
-    if (!shared) {
-      GatherRows(p, p.v_cache, seq, kv_head, tile, num_keys, dim, values);
+  StoredRow k[kKeys], v[kKeys];
+  const auto find = [&](int64_t tile) {
+    FindRows(p, p.k_cache, item, tile, keys_of(tile), k);
+    if (!shared) FindRows(p, p.v_cache, item, tile, keys_of(tile), v);
+  };
+  find(begin);
+  for (int64_t tile = begin; tile < end; tile += kKeys) {
+    const int64_t num_keys = keys_of(tile);
+    PackColumns<kPairs>(k, RoundUp(num_keys, kLanes), p.head_dim, kKeys,
+                        scratch.keys);
+    PackRows<kPairs>(shared ? k : v, num_keys, p.v_dim, scratch.v_width,
+                     scratch.values);
+    if (tile + kKeys < end) {
+      find(tile + kKeys);
+      const int64_t next = keys_of(tile + kKeys);
+      Prefetch(k, next, RowBytes(p.k_cache.dtype, p.head_dim));
+      if (!shared) Prefetch(v, next, RowBytes(p.v_cache.dtype, p.v_dim));
     }
     // Earlier tokens may see nothing of the last tiles.
-    const int64_t row =
-        first_position >= tile ? 0 : (tile - first_position) * group;
-    AttendTile(rows, row, keys, values, num_keys, [&](int64_t r) {
-      const int64_t valid = first_position + r / group + 1 - tile;
-      return valid > kKeys ? kKeys : valid;
-    });
+    AttendTile<kPairs>(
+        query, states, rows.FirstSeeing(tile), scratch.keys, scratch.values,
+        num_keys, [&](int64_t r) { return rows.PositionOf(r) + 1 - tile; });
+  }
+}
+
+template <bool kPairs>
+inline void AttendItem(const PagedAttentionParams& p, const AttentionItem& item,
+                       float* states, float* memory) {
+  const ItemRows rows(p, item);
+  const AttentionScratch scratch =
+      ScratchAt(rows.count, p.head_dim, p.v_dim, memory);
+  for (int64_t r = 0; r < rows.count; ++r) {
+    PackQuery<kPairs>(p.q + rows.HeadOf(r) * p.head_dim, p.head_dim,
+                      scratch.query + r * scratch.depth);
+  }
+  const QueryRows query = {scratch.query, scratch.depth,
+                           WordsOf<kPairs>(p.head_dim), p.scale * kLog2E};
+  const RowStates total =
+      RowStatesAt(rows.count, scratch.v_width,
+                  states != nullptr ? states : scratch.states[0]);
+  const RowStates later =
+      RowStatesAt(rows.count, scratch.v_width, scratch.states[1]);
+  for (int32_t s = item.segment_begin; s < item.segment_end; ++s) {
+    const bool first = s == item.segment_begin;
+    AttendSegment<kPairs>(p, item, rows, s, scratch, query,
+                          first ? total : later);
+    if (first) continue;
+    for (int64_t r = rows.FirstSeeing(int64_t{s} * kAttentionSegment);
+         r < rows.count; ++r) {
+      MergeRow(later, total, r);
+    }
+  }
+  if (states != nullptr) return;
+  for (int64_t r = 0; r < rows.count; ++r) {
+    FinishRow(total, r, p.v_dim, p.out + rows.HeadOf(r) * p.v_dim);
+  }
+}
+
+inline void AttentionRun(const PagedAttentionParams& p,
+                         const AttentionItem& item, float* states,
+                         float* scratch) {
+  if (kHasPairs && p.k_cache.dtype == DType::kBF16) {
+    AttendItem<kHasPairs>(p, item, states, scratch);
+  } else {
+    AttendItem<false>(p, item, states, scratch);
+  }
+}
+
+// `states` are those of the item's segments, one after another.
+inline void AttentionMerge(const PagedAttentionParams& p,
+                           const AttentionItem& item, float* states) {
+  const ItemRows rows(p, item);
+  const int64_t v_width = RoundUp(p.v_dim, kLanes);
+  const RowStates total = RowStatesAt(rows.count, v_width, states);
+  for (int32_t s = 1; s < item.segment_end; ++s) {
+    const RowStates later = RowStatesAt(
+        rows.count, v_width, states + s * RowStatesFloats(rows.count, v_width));
+    for (int64_t r = rows.FirstSeeing(int64_t{s} * kAttentionSegment);
+         r < rows.count; ++r) {
+      MergeRow(later, total, r);
+    }
   }
   for (int64_t r = 0; r < rows.count; ++r) {
-    FinishRow(rows, r, rows.sum[r], p.v_dim, p.out + head_of(r) * p.v_dim);
+    FinishRow(total, r, p.v_dim, p.out + rows.HeadOf(r) * p.v_dim);
   }
 }
 

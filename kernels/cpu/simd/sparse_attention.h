@@ -1,118 +1,141 @@
 // The indexer's scores, and attention over rows named one by one. Both take one
-// token at a time: its heads share the keys, so that widening a tile of them to
-// f32 is paid for. Included by isa_<name>.cc only.
+// token at a time: its heads share the keys. Included by isa_<name>.cc only.
 #pragma once
 
-#include <cmath>
 #include <cstring>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd/attention.h"
-#include "kernels/cpu/simd/row_ops.h"
+#include "kernels/cpu/simd/softmax_rows.h"
+#include "kernels/cpu/simd/tile_product.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace shoal::SHOAL_ISA {
 
-inline int64_t RowBytes(DType dtype, int64_t width) {
-  return width * (dtype == DType::kF32 ? 4 : 2);
-}
-
-// Widens row `slot` of `rows` into out [dim], zeros behind it.
-inline void GatherRow(const ConstTensorView& rows, int64_t slot, int64_t width,
-                      int64_t dim, float* out) {
-  LoadRow(static_cast<const uint8_t*>(rows.data) +
-              slot * RowBytes(rows.dtype, width),
-          width, rows.dtype, out);
-  for (int64_t i = width; i < dim; ++i) out[i] = 0;
-}
-
-// Floats of scratch that KeyScores() needs.
+// Floats of scratch that KeyScores() needs: keys, queries.
 inline int64_t KeyScoresScratchFloats(const KeySelectParams& p) {
-  const int64_t dim = PaddedDim(p.head_dim);
-  return kKeys * dim + int64_t{p.num_heads} * (dim + kKeys);
+  const int64_t depth = RoundUp(p.head_dim, kLanes);
+  return (kKeys + int64_t{p.num_heads}) * depth;
 }
 
-// scores[j] = I(token, j) for all visible keys.
-inline void KeyScores(const KeySelectParams& p, int32_t seq, int32_t token,
-                      float* scores, float* scratch) {
-  const int64_t dim = PaddedDim(p.head_dim);
+template <bool kPairs>
+inline void KeyScoresAs(const KeySelectParams& p, int32_t seq, int32_t token,
+                        int64_t begin, int64_t end, float* scores,
+                        float* scratch) {
+  const int64_t stride = RoundUp(p.head_dim, kLanes);
+  const int64_t depth = WordsOf<kPairs>(p.head_dim);
   const int64_t heads = p.num_heads;
+  const int64_t first_head = token * heads;
   float* keys = scratch;
-  float* query = keys + kKeys * dim;
-  float* products = query + heads * dim;
-  std::memset(query, 0, heads * dim * sizeof(float));
+  float* query = keys + kKeys * stride;
   for (int64_t h = 0; h < heads; ++h) {
-    std::memcpy(query + h * dim, p.q + (token * heads + h) * p.head_dim,
-                p.head_dim * sizeof(float));
+    PackQuery<kPairs>(p.q + (first_head + h) * p.head_dim, p.head_dim,
+                      query + h * stride);
   }
   const int32_t* table = p.block_tables + int64_t{seq} * p.max_blocks;
-  const int64_t visible = p.num_visible[token];
-  for (int64_t tile = 0; tile < visible; tile += kKeys) {
-    const int64_t count = visible - tile < kKeys ? visible - tile : kKeys;
+  const auto* base = static_cast<const uint8_t*>(p.keys.data);
+  const int64_t row_bytes = RowBytes(p.keys.dtype, p.head_dim);
+  for (int64_t tile = begin; tile < end; tile += kKeys) {
+    const int64_t count = end - tile < kKeys ? end - tile : kKeys;
+    const int64_t width = RoundUp(count, kLanes);
+    StoredRow rows[kKeys];
     for (int64_t j = 0; j < count; ++j) {
       const int64_t key = tile + j;
       const int64_t slot =
           int64_t{table[key / p.keys_per_block]} * p.keys_per_block +
           key % p.keys_per_block;
-      GatherRow(p.keys, slot, p.head_dim, dim, keys + j * dim);
+      rows[j] = {base + slot * row_bytes, p.keys.dtype};
     }
-    std::memset(keys + count * dim, 0, (kKeys - count) * dim * sizeof(float));
-    int64_t h = 0;
-    for (; h + 4 <= heads; h += 4) {
-      Scores<4>(query + h * dim, keys, dim, products + h * kKeys);
-    }
-    for (; h < heads; ++h) {
-      Scores<1>(query + h * dim, keys, dim, products + h * kKeys);
-    }
+    PackColumns<kPairs>(rows, width, p.head_dim, kKeys, keys);
     Vec sums[kKeys / kLanes] = {};
-    for (h = 0; h < heads; ++h) {
-      const Vec weight = Set(p.weights[token * heads + h]);
-      for (int i = 0; i < kKeys / kLanes; ++i) {
-        const Vec product = Load(products + h * kKeys + i * kLanes);
-        sums[i] = Fma(weight, Max(product, Vec{}), sums[i]);
+    for (int64_t h = 0; h < heads; h += kRowBlock) {
+      alignas(64) float products[kRowBlock * kKeys];
+      const int64_t block = heads - h < kRowBlock ? heads - h : kRowBlock;
+      TileProduct<kPairs>(block, query + h * stride, stride, keys, kKeys, depth,
+                          width, /*accumulate=*/false, products, kKeys);
+      for (int64_t r = 0; r < block; ++r) {
+        const Vec weight = Set(p.weights[first_head + h + r]);
+        for (int64_t i = 0; i < width / kLanes; ++i) {
+          const Vec product = Load(products + r * kKeys + i * kLanes);
+          sums[i] = Fma(weight, Max(product, Vec{}), sums[i]);
+        }
       }
     }
-    float* out = products;  // read through; count may end within a vector
-    for (int i = 0; i < kKeys / kLanes; ++i) Store(sums[i], out + i * kLanes);
-    std::memcpy(scores + tile, out, count * sizeof(float));
+    std::memcpy(scores + tile, sums, count * sizeof(float));
   }
 }
 
-inline int64_t SparseAttentionScratchFloats(const SparseAttentionParams& p) {
-  const int64_t dim = PaddedDim(p.head_dim);
-  return kKeys * dim + p.num_heads * (dim + PaddedDim(p.v_dim) + kKeys + 2);
+// scores[j] = I(token, j) for begin <= j < end.
+inline void KeyScores(const KeySelectParams& p, int32_t seq, int32_t token,
+                      int64_t begin, int64_t end, float* scores,
+                      float* scratch) {
+  if (kHasPairs && p.keys.dtype == DType::kBF16) {
+    KeyScoresAs<kHasPairs>(p, seq, token, begin, end, scores, scratch);
+  } else {
+    KeyScoresAs<false>(p, seq, token, begin, end, scores, scratch);
+  }
 }
 
-inline void SparseAttentionToken(const SparseAttentionParams& p, int64_t token,
-                                 float* scratch) {
-  const int64_t dim = PaddedDim(p.head_dim);
-  float* keys = scratch;
-  const AttentionRows rows = MakeRows(p.num_heads, dim, PaddedDim(p.v_dim),
-                                      p.scale, keys + kKeys * dim);
-  const int64_t first_head = token * p.num_heads;
-  for (int64_t h = 0; h < p.num_heads; ++h) {
-    std::memcpy(rows.query + h * dim, p.q + (first_head + h) * p.head_dim,
-                p.head_dim * sizeof(float));
+inline int64_t SparseAttentionScratchFloats(const SparseAttentionParams& p,
+                                            int32_t num_heads) {
+  return ScratchAt(num_heads, p.head_dim, p.v_dim, nullptr).floats;
+}
+
+template <bool kPairs>
+inline void AttendChosen(const SparseAttentionParams& p, int64_t token,
+                         int32_t first_head, int32_t num_heads, float* memory) {
+  const AttentionScratch scratch =
+      ScratchAt(num_heads, p.head_dim, p.v_dim, memory);
+  const int64_t head = token * p.num_heads + first_head;
+  for (int32_t h = 0; h < num_heads; ++h) {
+    PackQuery<kPairs>(p.q + (head + h) * p.head_dim, p.head_dim,
+                      scratch.query + h * scratch.depth);
   }
+  const QueryRows query = {scratch.query, scratch.depth,
+                           WordsOf<kPairs>(p.head_dim), p.scale * kLog2E};
+  const RowStates states =
+      RowStatesAt(num_heads, scratch.v_width, scratch.states[0]);
+  ResetRows(states);
   // Tiles are filled across the sources.
+  StoredRow rows[kKeys];
   int64_t filled = 0;
   const auto attend = [&] {
-    std::memset(keys + filled * dim, 0, (kKeys - filled) * dim * sizeof(float));
-    AttendTile(rows, 0, keys, keys, filled, [&](int64_t) { return filled; });
+    const int64_t width = RoundUp(filled, kLanes);
+    for (int64_t j = filled; j < width; ++j) rows[j].data = nullptr;
+    PackColumns<kPairs>(rows, width, p.head_dim, kKeys, scratch.keys);
+    PackRows<kPairs>(rows, filled, p.v_dim, scratch.v_width, scratch.values);
+    AttendTile<kPairs>(query, states, 0, scratch.keys, scratch.values, filled,
+                       [filled](int64_t) { return filled; });
     filled = 0;
   };
   for (const KeySource& source : p.sources) {
     const int32_t* slots = source.slots + token * source.max_keys;
+    const auto* base = static_cast<const uint8_t*>(source.rows.data);
+    const int64_t row_bytes = RowBytes(source.rows.dtype, p.head_dim);
     for (int32_t j = 0; j < source.counts[token]; ++j) {
-      GatherRow(source.rows, slots[j], p.head_dim, dim, keys + filled * dim);
+      rows[filled] = {base + slots[j] * row_bytes, source.rows.dtype};
       if (++filled == kKeys) attend();
     }
   }
   if (filled > 0) attend();
-  for (int64_t h = 0; h < p.num_heads; ++h) {
-    float total = rows.sum[h];
-    if (p.sinks != nullptr) total += std::exp(p.sinks[h] - rows.max[h]);
-    FinishRow(rows, h, total, p.v_dim, p.out + (first_head + h) * p.v_dim);
+  for (int32_t h = 0; h < num_heads; ++h) {
+    FinishRow(states, h, p.v_dim, p.out + (head + h) * p.v_dim,
+              p.sinks != nullptr ? p.sinks + first_head + h : nullptr);
+  }
+}
+
+// Heads [first_head, first_head + num_heads) of one token.
+inline void SparseAttentionToken(const SparseAttentionParams& p, int64_t token,
+                                 int32_t first_head, int32_t num_heads,
+                                 float* scratch) {
+  bool pairs = kHasPairs;
+  for (const KeySource& source : p.sources) {
+    pairs = pairs && source.rows.dtype == DType::kBF16;
+  }
+  if (pairs) {
+    AttendChosen<kHasPairs>(p, token, first_head, num_heads, scratch);
+  } else {
+    AttendChosen<false>(p, token, first_head, num_heads, scratch);
   }
 }
 
