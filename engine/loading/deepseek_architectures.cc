@@ -158,6 +158,39 @@ void AddMtpModule(const ModelConfig& config, std::vector<TensorSpec>* tensors) {
   }
 }
 
+// Keys without the architecture's prefix.
+void ReadGgufExperts(FieldReader& fields, const GgufFile& gguf,
+                     ModelConfig* config) {
+  config->n_routed_experts = fields.Int("expert_count", 0, kMaxExperts, 0);
+  if (config->n_routed_experts == 0) return;
+  config->n_shared_experts =
+      fields.Int("expert_shared_count", 0, kMaxExperts, 0);
+  config->num_experts_per_tok = fields.Int("expert_used_count", 1, kMaxExperts);
+  config->moe_intermediate_size =
+      fields.Int("expert_feed_forward_length", 1, kMaxIntermediateSize);
+  config->first_k_dense_replace =
+      fields.Int("leading_dense_block_count", 0, kMaxLayers, 0);
+  config->routed_scaling_factor =
+      fields.Number("expert_weights_scale", 1e-6, 1e6, 1);
+  config->norm_topk_prob = fields.Bool("expert_weights_norm", false);
+  const bool sigmoid = fields.Int("expert_gating_func", 1, 2, 1) == 2;
+  config->scoring_func =
+      sigmoid ? ScoringFunc::kSigmoid : ScoringFunc::kSoftmax;
+  // Files older than the two keys hold V3, the one model of 256 experts.
+  const bool old_v3 = sigmoid && config->n_routed_experts == 256;
+  config->n_group =
+      fields.Int("expert_group_count", 1, kMaxExperts, old_v3 ? 8 : 1);
+  config->topk_group =
+      fields.Int("expert_group_used_count", 1, kMaxExperts, old_v3 ? 4 : 1);
+  const std::string bias =
+      Concat({"blk.", config->first_k_dense_replace, ".exp_probs_b.bias"});
+  if (gguf.tensors().contains(bias)) {
+    config->topk_method = TopkMethod::kNoauxTc;
+  } else if (config->n_group > 1) {
+    config->topk_method = TopkMethod::kGroupLimitedGreedy;
+  }
+}
+
 }  // namespace
 
 void ReadDeepseekHfConfig(FieldReader& fields, ModelConfig* config) {
@@ -265,6 +298,12 @@ absl::Status ValidateExperts(const std::string& file,
   return absl::OkStatus();
 }
 
+void ReadDeepseekGgufConfig(FieldReader& fields, const GgufFile& gguf,
+                            ModelConfig* config) {
+  ReadLlamaGgufLayers(fields, gguf, config);  // rows permuted as there
+  ReadGgufExperts(fields, gguf, config);
+}
+
 // Called with keys that lack "deepseek2.".
 void ReadDeepseek2GgufConfig(FieldReader& fields, const GgufFile& gguf,
                              ModelConfig* config) {
@@ -302,35 +341,10 @@ void ReadDeepseek2GgufConfig(FieldReader& fields, const GgufFile& gguf,
   config->num_nextn_predict_layers = nextn;
   config->num_hidden_layers -= nextn;  // the last ones
 
-  config->n_routed_experts = fields.Int("expert_count", 0, kMaxExperts, 0);
-  if (config->n_routed_experts == 0) return;
-  config->n_shared_experts =
-      fields.Int("expert_shared_count", 0, kMaxExperts, 0);
-  config->num_experts_per_tok = fields.Int("expert_used_count", 1, kMaxExperts);
-  config->moe_intermediate_size =
-      fields.Int("expert_feed_forward_length", 1, kMaxIntermediateSize);
-  config->first_k_dense_replace =
-      fields.Int("leading_dense_block_count", 0, kMaxLayers, 0);
-  config->routed_scaling_factor =
-      fields.Number("expert_weights_scale", 1e-6, 1e6, 1);
-  config->norm_topk_prob = fields.Bool("expert_weights_norm", false);
-  const bool sigmoid = fields.Int("expert_gating_func", 1, 2, 1) == 2;
-  config->scoring_func =
-      sigmoid ? ScoringFunc::kSigmoid : ScoringFunc::kSoftmax;
-  // Files older than the two keys hold V3, the one model of 256 experts.
-  const bool old_v3 = sigmoid && config->n_routed_experts == 256;
-  config->n_group =
-      fields.Int("expert_group_count", 1, kMaxExperts, old_v3 ? 8 : 1);
-  config->topk_group =
-      fields.Int("expert_group_used_count", 1, kMaxExperts, old_v3 ? 4 : 1);
-  const std::string bias =
-      Concat({"blk.", config->first_k_dense_replace, ".exp_probs_b.bias"});
-  if (tensors.contains(bias)) {
-    config->topk_method = TopkMethod::kNoauxTc;
-  } else if (config->n_group > 1) {
-    config->topk_method = TopkMethod::kGroupLimitedGreedy;
+  ReadGgufExperts(fields, gguf, config);
+  if (config->scoring_func == ScoringFunc::kSigmoid) {
+    config->model_type = "deepseek_v3";
   }
-  if (sigmoid) config->model_type = "deepseek_v3";
   if (tensors.contains("blk.0.indexer.proj.weight")) {
     config->model_type = "deepseek_v32";
     config->index_n_heads =

@@ -16,6 +16,9 @@ void ReadDeepseekV2HfConfig(FieldReader& fields, ModelConfig* config);
 void ReadDeepseekV3HfConfig(FieldReader& fields, ModelConfig* config);
 void ReadDeepseekV32HfConfig(FieldReader& fields, ModelConfig* config);
 
+// Architecture deepseek, which is V1, attention stored as llama's.
+void ReadDeepseekGgufConfig(FieldReader& fields, const GgufFile& gguf,
+                            ModelConfig* config);
 // Architectures deepseek2 and deepseek32, which are V2, V3 and V3.2; sets
 // model_type to the one it is.
 void ReadDeepseek2GgufConfig(FieldReader& fields, const GgufFile& gguf,

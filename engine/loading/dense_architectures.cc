@@ -33,6 +33,9 @@ void ReadHeadWidths(FieldReader& fields, ModelConfig* config) {
           Concat({width}));
     }
   }
+}
+
+void RefuseExperts(FieldReader& fields) {
   if (fields.Int("expert_count", 0, kMaxExperts, 0) != 0) {
     fields.RejectUnsupported("expert_count", "0", "experts");
   }
@@ -81,6 +84,12 @@ void ReadQwen3HfConfig(FieldReader& fields, ModelConfig* config) {
 
 void ReadLlamaGgufConfig(FieldReader& fields, const GgufFile& gguf,
                          ModelConfig* config) {
+  RefuseExperts(fields);
+  ReadLlamaGgufLayers(fields, gguf, config);
+}
+
+void ReadLlamaGgufLayers(FieldReader& fields, const GgufFile& gguf,
+                         ModelConfig* config) {
   config->rope_layout = RopeLayout::kInterleaved;
   ReadHeadWidths(fields, config);
   ReadRopeFactors(fields, gguf, config);
@@ -93,6 +102,7 @@ void ReadLlamaGgufConfig(FieldReader& fields, const GgufFile& gguf,
 void ReadQwen2GgufConfig(FieldReader& fields, const GgufFile& gguf,
                          ModelConfig* config) {
   config->qkv_bias = true;
+  RefuseExperts(fields);
   ReadHeadWidths(fields, config);
   ReadRopeFactors(fields, gguf, config);
 }
@@ -100,6 +110,7 @@ void ReadQwen2GgufConfig(FieldReader& fields, const GgufFile& gguf,
 void ReadQwen3GgufConfig(FieldReader& fields, const GgufFile& gguf,
                          ModelConfig* config) {
   config->qk_norm = true;
+  RefuseExperts(fields);
   ReadHeadWidths(fields, config);
   ReadRopeFactors(fields, gguf, config);
 }

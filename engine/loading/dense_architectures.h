@@ -14,6 +14,9 @@ void ReadLlamaHfConfig(FieldReader& fields, ModelConfig* config);
 void ReadQwen2HfConfig(FieldReader& fields, ModelConfig* config);
 void ReadQwen3HfConfig(FieldReader& fields, ModelConfig* config);
 
+// Its attention and biases, which deepseek (V1) has beside experts.
+void ReadLlamaGgufLayers(FieldReader& fields, const GgufFile& gguf,
+                         ModelConfig* config);
 void ReadLlamaGgufConfig(FieldReader& fields, const GgufFile& gguf,
                          ModelConfig* config);
 void ReadQwen2GgufConfig(FieldReader& fields, const GgufFile& gguf,

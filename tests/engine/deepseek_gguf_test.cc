@@ -1,5 +1,6 @@
-// Architectures that GGUF has and no golden file covers: the golden DeepSeek-V4
-// and V3.2 models written as GGUF under llama.cpp's names give the same logits.
+// Architectures that GGUF has and no golden file covers: the golden
+// DeepSeek-V4, V3.2 and V1 models written as GGUF under llama.cpp's names give
+// the same logits.
 #include <unistd.h>
 
 #include <cstring>
@@ -102,6 +103,9 @@ std::string GgufName(const std::string& hf) {
            {"model.layers.", "blk."},
            {"input_layernorm", "attn_norm"},
            {"post_attention_layernorm", "ffn_norm"},
+           {"self_attn.q_proj", "attn_q"},
+           {"self_attn.k_proj", "attn_k"},
+           {"self_attn.v_proj", "attn_v"},
            {"self_attn.q_a_proj", "attn_q_a"},
            {"self_attn.q_a_layernorm", "attn_q_a_norm"},
            {"self_attn.q_b_proj", "attn_q_b"},
@@ -138,6 +142,21 @@ std::string GgufName(const std::string& hf) {
   return name;
 }
 
+// Rows as GGUF has them where the first half of a head rotates with the second:
+// row (half, i) of a head comes to 2i + half.
+std::string Interleaved(const std::string& rows, int64_t num_rows,
+                        int64_t head_dim) {
+  const size_t bytes = rows.size() / num_rows;
+  std::string out;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const int64_t head = row / head_dim * head_dim;
+    const int64_t pair = row % head_dim / 2;
+    const int64_t source = head + row % 2 * (head_dim / 2) + pair;
+    out.append(rows, source * bytes, bytes);
+  }
+  return out;
+}
+
 void AddTensors(const Checkpoint& checkpoint, GgufBytes* gguf) {
   const std::map<DType, uint32_t> types = {
       {DType::kF32, 0}, {DType::kBF16, 30}, {DType::kI64, 27}};
@@ -163,6 +182,9 @@ void AddTensors(const Checkpoint& checkpoint, GgufBytes* gguf) {
                      other->data.bytes());
       }
     }
+    if (name.ends_with(".q_proj.weight") || name.ends_with(".k_proj.weight")) {
+      bytes = Interleaved(bytes, dims[0], checkpoint.config().head_dim);
+    }
     ASSERT_TRUE(types.contains(data.dtype)) << name;
     gguf->Tensor(GgufName(stacked), dims, types.at(data.dtype), bytes);
   }
@@ -179,20 +201,28 @@ void AddCommonKeys(const ModelConfig& c, const std::string& arch,
   gguf->U32(key("embedding_length"), c.hidden_size);
   gguf->U32(key("attention.head_count"), c.num_attention_heads);
   gguf->F32(key("attention.layer_norm_rms_epsilon"), c.rms_norm_eps);
-  gguf->U32(key("attention.q_lora_rank"), c.q_lora_rank);
-  gguf->U32(key("rope.dimension_count"), c.qk_rope_head_dim);
   gguf->F32(key("rope.freq_base"), c.rope_theta);
-  gguf->Text(key("rope.scaling.type"), "yarn");
-  gguf->F32(key("rope.scaling.factor"), c.rope_scaling.factor);
-  gguf->U32(key("rope.scaling.original_context_length"),
-            c.rope_scaling.original_max_position_embeddings);
   gguf->U32(key("vocab_size"), c.vocab_size);
   gguf->U32(key("expert_count"), c.n_routed_experts);
   gguf->U32(key("expert_used_count"), c.num_experts_per_tok);
   gguf->U32(key("expert_shared_count"), c.n_shared_experts);
   gguf->U32(key("expert_feed_forward_length"), c.moe_intermediate_size);
   gguf->F32(key("expert_weights_scale"), c.routed_scaling_factor);
-  gguf->Key(key("expert_weights_norm"), 7, uint8_t{1});
+  gguf->Key(key("expert_weights_norm"), 7, uint8_t{c.norm_topk_prob});
+}
+
+// Of the two that choose keys.
+void AddSparseKeys(const ModelConfig& c, const std::string& arch,
+                   GgufBytes* gguf) {
+  const auto key = [&](const char* name) {
+    return absl::StrCat(arch, ".", name);
+  };
+  gguf->U32(key("attention.q_lora_rank"), c.q_lora_rank);
+  gguf->U32(key("rope.dimension_count"), c.qk_rope_head_dim);
+  gguf->Text(key("rope.scaling.type"), "yarn");
+  gguf->F32(key("rope.scaling.factor"), c.rope_scaling.factor);
+  gguf->U32(key("rope.scaling.original_context_length"),
+            c.rope_scaling.original_max_position_embeddings);
   gguf->U32(key("attention.indexer.head_count"), c.index_n_heads);
   gguf->U32(key("attention.indexer.key_length"), c.index_head_dim);
   gguf->U32(key("attention.indexer.top_k"), c.index_topk);
@@ -201,6 +231,7 @@ void AddCommonKeys(const ModelConfig& c, const std::string& arch,
 void AddV4Keys(const ModelConfig& c, GgufBytes* gguf) {
   const std::string p = "deepseek4.";
   AddCommonKeys(c, "deepseek4", gguf);
+  AddSparseKeys(c, "deepseek4", gguf);
   gguf->U32(p + "attention.head_count_kv", 1);
   gguf->U32(p + "attention.key_length", c.head_dim);
   gguf->U32(p + "attention.value_length", c.head_dim);
@@ -221,6 +252,7 @@ void AddV4Keys(const ModelConfig& c, GgufBytes* gguf) {
 void AddV32Keys(const ModelConfig& c, GgufBytes* gguf) {
   const std::string p = "deepseek32.";
   AddCommonKeys(c, "deepseek32", gguf);
+  AddSparseKeys(c, "deepseek32", gguf);
   gguf->U32(p + "feed_forward_length", c.intermediate_size);
   gguf->U32(p + "attention.head_count_kv", c.num_attention_heads);
   gguf->U32(p + "attention.kv_lora_rank", c.kv_lora_rank);
@@ -235,20 +267,31 @@ void AddV32Keys(const ModelConfig& c, GgufBytes* gguf) {
             0.1 * c.rope_scaling.mscale_all_dim);
 }
 
-class Deepseek4GgufTest
+void AddV1Keys(const ModelConfig& c, GgufBytes* gguf) {
+  const std::string p = "deepseek.";
+  AddCommonKeys(c, "deepseek", gguf);
+  gguf->U32(p + "feed_forward_length", c.intermediate_size);
+  gguf->U32(p + "attention.head_count_kv", c.num_key_value_heads);
+  gguf->U32(p + "rope.dimension_count", c.head_dim);
+  gguf->Text(p + "rope.scaling.type", "none");
+  gguf->U32(p + "leading_dense_block_count", c.first_k_dense_replace);
+}
+
+void AddKeys(const ModelConfig& c, GgufBytes* gguf) {
+  if (c.model_type == "deepseek") return AddV1Keys(c, gguf);
+  return c.hc_mult > 0 ? AddV4Keys(c, gguf) : AddV32Keys(c, gguf);
+}
+
+class DeepseekGgufTest
     : public testing::TestWithParam<std::tuple<const char*, TestTable>> {};
 
-TEST_P(Deepseek4GgufTest, LogitsMatchTheFolders) {
+TEST_P(DeepseekGgufTest, LogitsMatchTheFolders) {
   const auto& [name, table] = GetParam();
   const Golden golden = LoadGolden(name);
   const auto folder = LoadCheckpoint(GoldenPath(name));
   ASSERT_TRUE(folder.ok()) << folder.status();
   GgufBytes gguf;
-  if ((*folder)->config().hc_mult > 0) {
-    AddV4Keys((*folder)->config(), &gguf);
-  } else {
-    AddV32Keys((*folder)->config(), &gguf);
-  }
+  AddKeys((*folder)->config(), &gguf);
   AddTensors(**folder, &gguf);
   const std::string path = absl::StrCat(testing::TempDir(), "/shoal_", getpid(),
                                         name, table.name(), ".gguf");
@@ -268,10 +311,10 @@ TEST_P(Deepseek4GgufTest, LogitsMatchTheFolders) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, Deepseek4GgufTest,
+    All, DeepseekGgufTest,
     testing::Combine(testing::Values("deepseek_v4",
                                      "deepseek_v4-clamp-window128",
-                                     "deepseek_v32"),
+                                     "deepseek_v32", "deepseek-v1-moe"),
                      testing::Values(TestTable(RunnableIsas().back()),
                                      TestTable(RunnableIsas().back(), true))),
     [](const auto& info) {
