@@ -48,6 +48,17 @@ ModelConfig Qwen2(const Width& width, double rope_theta, float eps) {
   return Dense("qwen2", width, rope_theta, eps, 131072);
 }
 
+ModelConfig Qwen3(const Width& width, double yarn_factor) {
+  ModelConfig config = Dense("qwen3", width, 1e6, 1e-6f, 131072);
+  config.qkv_bias = false;
+  config.qk_norm = true;
+  config.rope_scaling.type = RopeScaling::Type::kYarn;
+  config.rope_scaling.factor = yarn_factor;
+  config.rope_scaling.original_max_position_embeddings =
+      static_cast<int64_t>(131072 / yarn_factor);
+  return config;
+}
+
 struct Experts {
   int64_t routed, shared, chosen, intermediate_size, first_dense;
 };
@@ -238,6 +249,7 @@ std::vector<Geometry> MakeGeometries() {
              Qwen2({152064, 5120, 13824, 48, 40, 8}, 1e6, 1e-5f));
   add_config("r1-qwen-32b",
              Qwen2({152064, 5120, 27648, 64, 40, 8}, 1e6, 1e-5f));
+  add_config("r1-qwen3-8b", Qwen3({151936, 4096, 12288, 36, 32, 8}, 4));
   add_config("moe-16b",
              Moe({102400, 2048, 10944, 28, 16, 16}, {64, 2, 6, 1408, 1}, 4096));
   add_config("v2-lite",
@@ -250,6 +262,7 @@ std::vector<Geometry> MakeGeometries() {
   add("v4-pro", V4Pro());
   add_config("tiny-llama", Llama3({512, 256, 512, 2, 4, 2}, 64));
   add_config("tiny-qwen2", Qwen2({512, 256, 512, 2, 4, 2}, 10000, 1e-6f));
+  add_config("tiny-qwen3", Qwen3({512, 256, 512, 2, 4, 2}, 4));
   add_config("tiny-moe", Moe({512, 256, 512, 3, 4, 4}, {16, 2, 4, 96, 1}, 640));
   add_config("tiny-v2", V2Lite({512, 256, 512, 3, 4, 4}, {0, 64, 32, 16, 32},
                                {16, 2, 4, 96, 1}, 64));

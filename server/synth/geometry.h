@@ -13,6 +13,11 @@
 
 namespace shoal {
 
+// Of every deepseek_v4 published.
+inline constexpr int kV4SinkhornIterations = 20;
+inline constexpr double kV4HcEps = 1e-6;
+inline constexpr float kV4SwigluLimit = 10;
+
 // What deepseek_v4 has beyond ModelConfig's fields; names of its config.json.
 struct V4Shape {
   int64_t o_groups = 0;

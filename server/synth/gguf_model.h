@@ -3,9 +3,9 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "engine/loading/model_config.h"
 #include "server/synth/geometry.h"
 #include "server/synth/gguf_writer.h"
@@ -13,9 +13,11 @@
 
 namespace shoal {
 
-// "llama", "qwen2" or "deepseek2". InvalidArgument for a model of another one,
-// which is written as a folder alone.
-absl::StatusOr<std::string> GgufArchitecture(const Geometry& geometry);
+// What general.architecture says of such a model.
+std::string GgufArchitecture(const ModelConfig& config);
+
+// GGUF's name of the tensor that Hugging Face calls so.
+std::string GgufTensorName(std::string_view hf_name);
 
 // Renames a tensor and gives it the shape it has in GGUF, where the experts of
 // a layer are one tensor; false for one that is part of another.
@@ -25,7 +27,7 @@ bool ToGgufTensor(const ModelConfig& config, PlannedTensor* tensor);
 void AddRopeFactors(const ModelConfig& config,
                     std::vector<PlannedTensor>* tensors);
 
-// All metadata but the tokenizer's. REQUIRES: GgufArchitecture() is ok.
+// All metadata but the tokenizer's.
 void AddModelMetadata(const Geometry& geometry, GgufMetadataWriter* metadata);
 
 }  // namespace shoal

@@ -35,6 +35,8 @@ uint32_t GgmlType(DType dtype) {
       return 8;
     case DType::kQ4_K:
       return 12;
+    case DType::kI64:
+      return 27;
     case DType::kBF16:
       return 30;
     default:
@@ -91,6 +93,14 @@ void GgufMetadataWriter::PutI32s(std::string_view key,
   Put(static_cast<uint32_t>(GgufType::kI32), &bytes_);
   Put<uint64_t>(values.size(), &bytes_);
   for (const int32_t value : values) Put(value, &bytes_);
+}
+
+void GgufMetadataWriter::PutF32s(std::string_view key,
+                                 const std::vector<float>& values) {
+  Begin(key, GgufType::kArray);
+  Put(static_cast<uint32_t>(GgufType::kF32), &bytes_);
+  Put<uint64_t>(values.size(), &bytes_);
+  for (const float value : values) Put(value, &bytes_);
 }
 
 absl::Status WriteGguf(const std::string& path,

@@ -25,6 +25,7 @@ class GgufMetadataWriter {
   void PutString(std::string_view key, std::string_view value);
   void PutStrings(std::string_view key, const std::vector<std::string>& values);
   void PutI32s(std::string_view key, const std::vector<int32_t>& values);
+  void PutF32s(std::string_view key, const std::vector<float>& values);
 
   uint64_t count() const { return count_; }
   const std::string& bytes() const { return bytes_; }
@@ -36,8 +37,8 @@ class GgufMetadataWriter {
   std::string bytes_;
 };
 
-// REQUIRES: types that GGUF has: F32, BF16, Q4_0, Q8_0, Q4_K. InvalidArgument
-// naming the file when it cannot be written.
+// REQUIRES: types that GGUF has: F32, BF16, Q4_0, Q8_0, Q4_K, I64.
+// InvalidArgument naming the file when it cannot be written.
 absl::Status WriteGguf(const std::string& path,
                        const GgufMetadataWriter& metadata,
                        const std::vector<PlannedTensor>& tensors,

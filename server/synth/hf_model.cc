@@ -14,6 +14,7 @@ using Json = nlohmann::ordered_json;
 const char* ClassName(std::string_view model_type) {
   if (model_type == "llama") return "LlamaForCausalLM";
   if (model_type == "qwen2") return "Qwen2ForCausalLM";
+  if (model_type == "qwen3") return "Qwen3ForCausalLM";
   if (model_type == "deepseek") return "DeepseekForCausalLM";
   if (model_type == "deepseek_v2") return "DeepseekV2ForCausalLM";
   if (model_type == "deepseek_v3") return "DeepseekV3ForCausalLM";
@@ -93,13 +94,13 @@ void AddV4(const ModelConfig& config, const V4Shape& v4, Json* json) {
   out["topk_method"] = "noaux_tc";
   out["scoring_func"] = "sqrtsoftplus";
   out["num_hash_layers"] = v4.num_hash_layers;
-  out["swiglu_limit"] = 10.0;
+  out["swiglu_limit"] = kV4SwigluLimit;
   out["sliding_window"] = v4.sliding_window;
   out["compress_ratios"] = v4.compress_ratios;
   out["compress_rope_theta"] = v4.compress_rope_theta;
   out["hc_mult"] = v4.hc_mult;
-  out["hc_sinkhorn_iters"] = 20;
-  out["hc_eps"] = 1e-6;
+  out["hc_sinkhorn_iters"] = kV4SinkhornIterations;
+  out["hc_eps"] = kV4HcEps;
 }
 
 }  // namespace

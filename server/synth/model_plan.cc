@@ -91,19 +91,8 @@ class Planner {
   }
 
   DType MatrixType(const TensorSpec& spec) const {
-    if (!IsGguf(format_)) return DType::kBF16;
-    // A row that the wanted blocks do not divide gets smaller ones.
-    for (const DType dtype : {GgufType(), DType::kQ4_0}) {
-      if (spec.shape.back() % GetDTypeInfo(dtype).block_elements == 0) {
-        return dtype;
-      }
-    }
-    return DType::kBF16;
-  }
-
-  DType GgufType() const {
-    if (format_ == WeightFormat::kQ8_0) return DType::kQ8_0;
-    return format_ == WeightFormat::kQ4_0 ? DType::kQ4_0 : DType::kQ4_K;
+    return IsGguf(format_) ? GgufMatrixType(format_, spec.shape.back())
+                           : DType::kBF16;
   }
 
   // Matrices that no release stores in FP8.
@@ -179,6 +168,16 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(std::string_view name) {
   if (name == "q4_k") return WeightFormat::kQ4_K;
   return absl::InvalidArgumentError(Concat(
       {"format: expected bf16, fp8, q8_0, q4_0 or q4_k, got ", Quoted(name)}));
+}
+
+DType GgufMatrixType(WeightFormat format, int64_t inputs) {
+  const DType wanted = format == WeightFormat::kQ8_0   ? DType::kQ8_0
+                       : format == WeightFormat::kQ4_0 ? DType::kQ4_0
+                                                       : DType::kQ4_K;
+  for (const DType dtype : {wanted, DType::kQ4_0}) {
+    if (inputs % GetDTypeInfo(dtype).block_elements == 0) return dtype;
+  }
+  return DType::kBF16;
 }
 
 bool HasPowerOfTwoScales(std::string_view model_type) {

@@ -35,13 +35,16 @@ inline constexpr int64_t kFp8Tile = 128;
 // Whether the scales of a release of this model_type are powers of two.
 bool HasPowerOfTwoScales(std::string_view model_type);
 
+// Element type of a GGUF matrix with rows of `inputs` values: `format`'s, or
+// smaller blocks for rows that it does not divide. REQUIRES: IsGguf(format).
+DType GgufMatrixType(WeightFormat format, int64_t inputs);
+
 // In the order in which they are to be stored. `router_skew`: exponent of
-// RouterShape; REQUIRES: 0 without routed experts. REQUIRES: for a GGUF format,
-// GgufArchitecture(geometry) is ok.
+// RouterShape; REQUIRES: 0 without routed experts.
 std::vector<PlannedTensor> PlanTensors(const Geometry& geometry,
                                        WeightFormat format, double router_skew);
 
-// As PlanTensors, of model_type deepseek_v4. REQUIRES: geometry.v4, no GGUF.
+// As PlanTensors, of model_type deepseek_v4. REQUIRES: geometry.v4.
 std::vector<PlannedTensor> PlanV4Tensors(const Geometry& geometry,
                                          WeightFormat format,
                                          double router_skew);

@@ -32,15 +32,10 @@ absl::Status Bad(std::string_view option, const MessagePart& expected,
       Concat({option, ": expected ", expected.text(), ", got ", got.text()}));
 }
 
-absl::StatusOr<Geometry> ChooseGeometry(const SynthOptions& options,
-                                        WeightFormat format) {
+absl::StatusOr<Geometry> ChooseGeometry(const SynthOptions& options) {
   absl::StatusOr<Geometry> geometry = FindGeometry(options.geometry);
   if (!geometry.ok()) return geometry;
   ModelConfig& config = geometry->config;
-  if (IsGguf(format)) {
-    absl::Status status = GgufArchitecture(*geometry).status();
-    if (!status.ok()) return status;
-  }
   if (options.layers < 0 || options.layers > config.num_hidden_layers) {
     return Bad("layers",
                Concat({"1 to ", config.num_hidden_layers, ", or 0 for all"}),
@@ -134,7 +129,7 @@ absl::Status WriteFolder(const SynthOptions& options, const Geometry& geometry,
 absl::StatusOr<SynthReport> Synthesize(const SynthOptions& options) {
   absl::StatusOr<WeightFormat> format = ParseWeightFormat(options.format);
   if (!format.ok()) return format.status();
-  absl::StatusOr<Geometry> geometry = ChooseGeometry(options, *format);
+  absl::StatusOr<Geometry> geometry = ChooseGeometry(options);
   if (!geometry.ok()) return geometry.status();
   if (options.path.empty()) return Bad("out", "a path", "none");
   const bool is_folder = !IsGguf(*format);

@@ -1,11 +1,14 @@
-// Tensors of deepseek_v4 in the releases' names, which have no "model." prefix.
+// Tensors of deepseek_v4 in the releases' names, which have no "model." prefix,
+// or in GGUF's.
 #include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "engine/loading/deepseek_v4_architecture.h"
 #include "engine/loading/load_error.h"
 #include "kernels/check.h"
+#include "server/synth/gguf_model.h"
 #include "server/synth/model_plan.h"
 #include "server/synth/router_skew.h"
 
@@ -23,14 +26,14 @@ class V4Planner {
   V4Planner(const Geometry& geometry, WeightFormat format, double router_skew)
       : config_(geometry.config),
         v4_(*geometry.v4),
-        fp8_(format == WeightFormat::kFp8),
+        format_(format),
         router_{config_.n_routed_experts, config_.num_experts_per_tok,
                 router_skew} {}
 
   std::vector<PlannedTensor> Plan() {
     const int64_t hidden = config_.hidden_size;
     const int64_t streams = v4_.hc_mult;
-    Put("embed.weight", DType::kBF16, {config_.vocab_size, hidden}, 0, 1);
+    Put("embed.weight", MatrixType(hidden), {config_.vocab_size, hidden}, 0, 1);
     for (int64_t l = 0; l < config_.num_hidden_layers; ++l) {
       const std::string layer = Concat({"layers.", l, "."});
       AddAttention(layer + "attn.", v4_.compress_ratios[l]);
@@ -43,7 +46,13 @@ class V4Planner {
     }
     AddMixer("hc_head_", streams, 1);
     AddNorm("norm", hidden);
-    AddWide("head", config_.vocab_size, hidden);
+    Put("head.weight", MatrixType(hidden), {config_.vocab_size, hidden}, 0,
+        1 / std::sqrt(hidden));
+    if (IsGguf(format_)) {
+      for (PlannedTensor& tensor : tensors_) {
+        tensor.name = GgufTensorName(DeepseekV4TensorName(tensor.name));
+      }
+    }
     return std::move(tensors_);
   }
 
@@ -53,22 +62,40 @@ class V4Planner {
     tensors_.push_back(
         NormalTensor(std::move(name), dtype, std::move(shape), mean, stddev));
   }
+  DType WideType() const {
+    return IsGguf(format_) ? DType::kF32 : DType::kBF16;
+  }
+  // Of what no release has in FP8, GGUF files in blocks.
+  DType MatrixType(int64_t in) const {
+    return IsGguf(format_) ? GgufMatrixType(format_, in) : DType::kBF16;
+  }
   void AddNorm(const std::string& module, int64_t size) {
-    Put(module + ".weight", DType::kBF16, {size}, 1, 0.05);
+    Put(module + ".weight", WideType(), {size}, 1, 0.05);
   }
   // Never quantised.
   void AddWide(const std::string& module, int64_t out, int64_t in) {
-    Put(module + ".weight", DType::kBF16, {out, in}, 0, 1 / std::sqrt(in));
+    Put(module + ".weight", WideType(), {out, in}, 0, 1 / std::sqrt(in));
   }
   void AddMatrix(const std::string& module, int64_t out, int64_t in) {
-    if (!fp8_) return AddWide(module, out, in);
+    if (format_ != WeightFormat::kFp8) {
+      Put(module + ".weight", MatrixType(in), {out, in}, 0, 1 / std::sqrt(in));
+      return;
+    }
     AddScaledMatrix(module,
                     {DType::kF8E4M3, kFp8Tile, kFp8Tile, DType::kF8E8M0,
                      ".scale", /*power_of_two=*/true},
                     out, in, 1 / std::sqrt(in), &tensors_);
   }
+  // The first expert's stands for all where they are one tensor.
   void AddExpertMatrix(const std::string& module, int64_t out, int64_t in) {
-    if (!fp8_) return AddWide(module, out, in);
+    if (format_ != WeightFormat::kFp8) {
+      AddMatrix(module, out, in);
+      if (IsGguf(format_)) {
+        std::vector<int64_t>& shape = tensors_.back().shape;
+        shape.insert(shape.begin(), config_.n_routed_experts);
+      }
+      return;
+    }
     AddScaledMatrix(module,
                     {DType::kF4E2M1, 1, kFp4Run, DType::kF8E8M0, ".scale",
                      /*power_of_two=*/true},
@@ -129,7 +156,8 @@ class V4Planner {
             return CorrectionBiases(router, SqrtSoftplus, random);
           }));
     }
-    for (int64_t e = 0; e < config_.n_routed_experts; ++e) {
+    const int64_t tensors = IsGguf(format_) ? 1 : config_.n_routed_experts;
+    for (int64_t e = 0; e < tensors; ++e) {
       const std::string expert = Concat({prefix, "experts.", e, "."});
       AddExpertMatrix(expert + "w1", width, hidden);
       AddExpertMatrix(expert + "w2", hidden, width);
@@ -188,7 +216,7 @@ class V4Planner {
 
   const ModelConfig& config_;
   const V4Shape& v4_;
-  const bool fp8_;
+  const WeightFormat format_;
   const RouterShape router_;
   std::vector<PlannedTensor> tensors_;
 };
@@ -198,7 +226,7 @@ class V4Planner {
 std::vector<PlannedTensor> PlanV4Tensors(const Geometry& geometry,
                                          WeightFormat format,
                                          double router_skew) {
-  SHOAL_CHECK(geometry.v4.has_value() && !IsGguf(format));
+  SHOAL_CHECK(geometry.v4.has_value());
   return V4Planner(geometry, format, router_skew).Plan();
 }
 
