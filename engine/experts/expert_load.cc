@@ -44,7 +44,10 @@ absl::Status ExpertLoad::Count(int64_t num_tokens) {
   if (!status.ok()) return status;
   for (int32_t r = 0; r < num_rows_; ++r) {
     uint64_t* load = loads_.data() + r * num_experts_;
-    for (int64_t i = 0; i < row; ++i) ++load[host_choices_[r * row + i]];
+    for (int64_t i = 0; i < row; ++i) {
+      const int32_t expert = host_choices_[r * row + i];
+      if (expert >= 0) ++load[expert];  // a router of NaNs chooses none
+    }
   }
   return absl::OkStatus();
 }
