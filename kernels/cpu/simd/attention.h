@@ -115,11 +115,12 @@ inline void FindRows(const PagedAttentionParams& p,
   }
 }
 
-// Asks for the cache lines of rows that the next tile reads: heads' rows lie
-// apart, which the processor does not foresee.
-inline void Prefetch(const StoredRow* rows, int64_t count, int64_t bytes) {
+// Asks for the cache lines of bytes [begin, end) of rows that are read soon:
+// heads' rows lie apart, which the processor does not foresee.
+inline void Prefetch(const StoredRow* rows, int64_t count, int64_t begin,
+                     int64_t end) {
   for (int64_t j = 0; j < count; ++j) {
-    for (int64_t at = 0; at < bytes; at += 64) {
+    for (int64_t at = begin; at < end; at += 64) {
       __builtin_prefetch(rows[j].data + at, 0, 2);
     }
   }
@@ -145,18 +146,26 @@ inline void AttendSegment(const PagedAttentionParams& p,
     FindRows(p, p.k_cache, item, tile, keys_of(tile), k);
     if (!shared) FindRows(p, p.v_cache, item, tile, keys_of(tile), v);
   };
+  const int64_t key_bytes = RowBytes(p.k_cache.dtype, p.head_dim);
+  const int64_t value_bytes = RowBytes(p.v_cache.dtype, p.v_dim);
   find(begin);
+  if (!shared) Prefetch(v, keys_of(begin), 0, value_bytes);
   for (int64_t tile = begin; tile < end; tile += kKeys) {
     const int64_t num_keys = keys_of(tile);
     PackColumns<kPairs>(k, RoundUp(num_keys, kLanes), p.head_dim, kKeys,
                         scratch.keys);
     PackRows<kPairs>(shared ? k : v, num_keys, p.v_dim, scratch.v_width,
                      scratch.values);
+    // The next head of the keys and values, as a rule this thread's next item.
+    if (item.kv_head + 1 < p.num_kv_heads) {
+      Prefetch(k, num_keys, key_bytes, 2 * key_bytes);
+      if (!shared) Prefetch(v, num_keys, key_bytes, key_bytes + value_bytes);
+    }
     if (tile + kKeys < end) {
       find(tile + kKeys);
       const int64_t next = keys_of(tile + kKeys);
-      Prefetch(k, next, RowBytes(p.k_cache.dtype, p.head_dim));
-      if (!shared) Prefetch(v, next, RowBytes(p.v_cache.dtype, p.v_dim));
+      Prefetch(k, next, 0, key_bytes);
+      if (!shared) Prefetch(v, next, 0, value_bytes);
     }
     // Earlier tokens may see nothing of the last tiles.
     AttendTile<kPairs>(
