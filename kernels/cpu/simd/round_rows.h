@@ -57,15 +57,15 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t num_tokens,
   int64_t token = 0;
   for (int64_t panel = 0; panel < end; ++panel) {
     const int size = PanelTokens(num_tokens - token, kMaxPanel);
+    const int64_t left = num_tokens - token;
     RoundedGroup* place = out + token * groups;
-    for (int t = 0; t < size && panel >= begin; ++t, ++place) {
-      const bool padding = token + t >= num_tokens;
-      const float* row = in + (token + t) * in_features;
-      for (int64_t g = 0; g < groups; ++g) {
-        if (padding) {
-          place[g * size] = {};
+    // Writes go on line by line; reads are two whole lines at a time.
+    for (int64_t g = 0; g < groups && panel >= begin; ++g) {
+      for (int t = 0; t < size; ++t, ++place) {
+        if (t < left) {
+          RoundGroup(in + (token + t) * in_features + g * kGroup, place);
         } else {
-          RoundGroup(row + g * kGroup, place + g * size);
+          *place = {};  // padding
         }
       }
     }
