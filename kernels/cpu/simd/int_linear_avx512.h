@@ -32,6 +32,7 @@ struct Avx512IntKernel {
           data += Group::kSuperHeadBytes;
         }
       }
+      if constexpr (kPanel >= kLongGroup) Prefetch<Group::kBytes>(data);
       __m512i w[kChunks];
       Unpack<kKind>(data + Group::kHeadBytes, w);
       const __m512 scale = Group::kSuper
@@ -70,6 +71,17 @@ struct Avx512IntKernel {
   static constexpr int kChunks = kGroup / 4;  // of four weights a row
   // Dots under way at a time: as many chains as hide dpbusd's latency.
   static constexpr int kDots = 4;
+
+  // From this many tokens on the processor's window holds less than two groups
+  // and would ask for weights too late. They are asked for a few groups ahead.
+  static constexpr int kLongGroup = 8;
+  static constexpr int kAhead = 2048;
+
+  template <int kBytes>
+  static void Prefetch(const uint8_t* data) {
+#pragma GCC unroll 10
+    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(data + kAhead + i);
+  }
 
   static __m512 Halves(const uint8_t* p) {
     return _mm512_cvtph_ps(
