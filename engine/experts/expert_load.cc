@@ -37,6 +37,8 @@ int32_t* ExpertLoad::choices(int layer, int64_t num_tokens) const {
 }
 
 absl::Status ExpertLoad::Count(int64_t num_tokens) {
+  // Configurations may have experts and only dense layers.
+  if (num_rows_ == 0) return kernels_.Synchronize();
   const int64_t row = num_tokens * top_k_;
   absl::Status status = kernels_.Download(
       choices_->data(), num_rows_ * row * static_cast<int64_t>(sizeof(int32_t)),
