@@ -9,6 +9,7 @@
 
 #include "engine/loading/checkpoint.h"
 #include "server/cli/commands.h"
+#include "server/cli/model_flags.h"
 #include "server/open_model.h"
 
 namespace shoal {
@@ -50,10 +51,7 @@ Run AddLogitsCommand(CLI::App& app) {
   CLI::App* command = app.add_subcommand(
       "logits", "Write the logits of every position of given prompts");
   auto options = std::make_shared<LogitsCommandOptions>();
-  command
-      ->add_option("MODEL", options->model.path,
-                   "GGUF file or Hugging Face folder")
-      ->required();
+  AddComputeFlags(command, &options->model);
   command
       ->add_option("--tokens", options->tokens,
                    "safetensors file with prompt{i}.input_ids, I64")
@@ -87,19 +85,6 @@ Run AddLogitsCommand(CLI::App& app) {
                                          {"absorbed", MlaForm::kAbsorbed},
                                          {"expanded", MlaForm::kExpanded}}))
       ->option_text("auto|absorbed|expanded [auto]");
-  command
-      ->add_option("--threads", options->model.threads,
-                   "Threads that compute; 0: every core this process may use")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  command->add_option("--device", options->model.device, "Where to compute")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
-  command
-      ->add_option("--cpu-isa", options->model.cpu_isa,
-                   "Instruction set to use")
-      ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512"}))
-      ->capture_default_str();
   return [options] { return RunLogits(*options); };
 }
 

@@ -2,7 +2,7 @@
 
 namespace shoal {
 
-void AddModelFlags(CLI::App* command, ModelOptions* options) {
+void AddComputeFlags(CLI::App* command, ModelOptions* options) {
   command
       ->add_option("MODEL", options->path, "GGUF file or Hugging Face folder")
       ->required();
@@ -18,6 +18,17 @@ void AddModelFlags(CLI::App* command, ModelOptions* options) {
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512"}))
       ->capture_default_str();
   command
+      ->add_option("--index-topk", options->index_topk,
+                   "Keys that a token attends to in models that choose them "
+                   "(DeepSeek-V3.2, V4): fewer is faster and less exact; 0: as "
+                   "the model says")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+}
+
+void AddModelFlags(CLI::App* command, ModelOptions* options) {
+  AddComputeFlags(command, options);
+  command
       ->add_option("--dtype", options->dtype,
                    "Activations: auto rounds them to the weights' precision, "
                    "f32 computes exactly (slow)")
@@ -28,13 +39,6 @@ void AddModelFlags(CLI::App* command, ModelOptions* options) {
                    "Element type of the KV cache (auto: bf16, or f32 with "
                    "--dtype f32)")
       ->check(CLI::IsMember({"auto", "f32", "bf16", "f16"}))
-      ->capture_default_str();
-  command
-      ->add_option("--index-topk", options->index_topk,
-                   "Keys that a token attends to in models that choose them "
-                   "(DeepSeek-V3.2, V4): fewer is faster and less exact; 0: as "
-                   "the model says")
-      ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
 }
 

@@ -6,7 +6,10 @@
 
 namespace shoal {
 
-// MODEL, --threads, --device, --cpu-isa, --dtype, --kv-cache-dtype.
+// MODEL, --threads, --device, --cpu-isa, --index-topk.
+void AddComputeFlags(CLI::App* command, ModelOptions* options);
+
+// Those and --dtype, --kv-cache-dtype.
 void AddModelFlags(CLI::App* command, ModelOptions* options);
 
 }  // namespace shoal
