@@ -6,7 +6,8 @@
 //   attention/SEQUENCESxCONTEXT/NEW and other attentions
 //                               bytes/s of cached rows, items/s likewise; see
 //                               attention_bench.cc
-//   machine/read, /int8, /f32, /bf16
+//   experts/TOKENS/DISTINCT     bytes/s of the experts chosen; moe_bench.cc
+//   machine/read, /int8, /vnni, /f32, /bf16
 //                               the ceilings, one thread
 //
 // SHOAL_BENCH_ISA (auto) and SHOAL_BENCH_THREADS (1) choose the table.
@@ -90,12 +91,33 @@ __attribute__((target("avx2"))) void MachineInt8(benchmark::State& state) {
   }
   state.SetItemsProcessed(state.iterations() * kRounds * 8 * 32 * 2);
 }
+
+// dpbusd in registers: what AVX-512 VNNI gives them.
+__attribute__((target("avx512f,avx512vnni"))) void MachineVnni(
+    benchmark::State& state) {
+  constexpr int kSums = 12;
+  __m512i sums[kSums];
+  for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+  __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(1);
+  constexpr int kRounds = 1000;
+  for (auto _ : state) {
+    for (int i = 0; i < kRounds; ++i) {
+      asm volatile("" : "+v"(a), "+v"(b));
+      for (__m512i& sum : sums) sum = _mm512_dpbusd_epi32(sum, a, b);
+    }
+    benchmark::DoNotOptimize(sums);
+  }
+  state.SetItemsProcessed(state.iterations() * kRounds * kSums * 64 * 2);
+}
 #endif
 
 void RegisterAll() {
   RegisterBench("machine/read", MachineRead);
 #if defined(__x86_64__)
   if (ChooseCpuIsa("avx2").ok()) RegisterBench("machine/int8", MachineInt8);
+  if (__builtin_cpu_supports("avx512vnni")) {
+    RegisterBench("machine/vnni", MachineVnni);
+  }
 #endif
   const int64_t shapes[][2] = {
       {576, 576}, {1536, 576}, {49152, 576}, {4096, 4096}};
@@ -118,6 +140,7 @@ void RegisterAll() {
     }
   }
   RegisterAttention();
+  RegisterExperts();
 }
 
 }  // namespace

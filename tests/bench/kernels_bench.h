@@ -20,5 +20,7 @@ inline void RegisterBench(const std::string& name, auto function) {
 
 // attention_bench.cc: all attentions, and the ceilings of float products.
 void RegisterAttention();
+// moe_bench.cc: a layer of experts.
+void RegisterExperts();
 
 }  // namespace shoal
