@@ -74,8 +74,9 @@ std::unique_ptr<HeadWeight> WeightLoader::PackHead(const float* values,
     }
     view.data = ConstTensorView(head->halves_.data(), DType::kBF16, {out, in});
   }
+  // What the heads' products want: rows with f32 inputs.
   absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
-      kernels_.Pack(view, precision_);
+      kernels_.Pack(view, Precision::kExact);
   if (!packed.ok()) {
     status_ = packed.status();
     return nullptr;

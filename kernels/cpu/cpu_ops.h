@@ -107,6 +107,45 @@ struct FloatRows {
   int64_t in_features = 0;
 };
 
+// Weights of bf16, FP8 and FP4 repacked for products in pairs of bf16, in tiles
+// of kPairTileRows output rows. A tile is its scales, then steps of 64 bytes
+// for its first 16 rows and 64 for the others; 16 rows' bytes are
+//   kBf16  [row][2]: two columns
+//   kE4M3  [row / 4][2][row % 4][2]: four columns, the second [2] times two
+//   kE2M1  the same twice: columns 0-3 in the low halves, 4-7 in the high ones
+// so that widened bytes are vectors of pairs. Columns are padded with zeros to
+// PairColumns, the last tile with rows of zeros. A scale covers `group`
+// columns: kE4M3 one f32 a tile, kE2M1 one E8M0 a row, none 0 or 255.
+enum class PairKind : uint8_t { kBf16, kE4M3, kE2M1 };
+inline constexpr int kPairTileRows = 32;
+struct PairTiles {
+  const uint8_t* data = nullptr;
+  PairKind kind = PairKind::kBf16;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  int64_t group = 0;        // a multiple of 8; unused by kBf16
+  int64_t scale_bytes = 0;  // of a tile, a multiple of 64
+  int64_t tile_bytes = 0;   // with its scales
+};
+static constexpr int64_t PairColumns(int64_t in_features) {
+  return (in_features + 31) / 32 * 32;
+}
+// Floats' places from one row of rounded pairs to the next: not a power of two,
+// as rows would take each other's places in the first-level cache.
+static constexpr int64_t PairStride(int64_t in_features) {
+  return PairColumns(in_features) / 2 + 16;
+}
+// Tiles, as pairs, that stay in the second-level cache while all tokens pass.
+static constexpr int64_t PairBlockTiles(int64_t in_features) {
+  const int64_t tile_bytes = PairColumns(in_features) * 2 * kPairTileRows;
+  const int64_t fit = (int64_t{384} << 10) / (tile_bytes + 1);
+  return fit > 1 ? fit : 1;
+}
+static constexpr int64_t PairScratchFloats(int64_t in_features) {
+  return PairBlockTiles(in_features) * PairColumns(in_features) / 2 *
+         kPairTileRows;
+}
+
 // One product's destination; see LinearPart.
 struct LinearOut {
   const float* bias = nullptr;
@@ -148,7 +187,8 @@ struct LatentHead {
 struct CpuOps {
   std::string_view name;
   int tile_rows = 0;
-  int max_panel = 0;  // see PanelTokens
+  int max_panel = 0;       // see PanelTokens
+  bool has_pairs = false;  // round_pairs and pair_linear work
 
   // Rounds panels [begin, end) of all tokens' panels, counted from 0; `groups`
   // holds PaddedTokens(num_tokens) rows.
@@ -162,6 +202,13 @@ struct CpuOps {
   void (*float_linear)(const FloatRows& weight, const float* in,
                        int64_t num_tokens, const LinearOut& out, int64_t begin,
                        int64_t end);
+  // Rows [begin, end) rounded to bf16, PairStride(in_features) floats apart.
+  void (*round_pairs)(const float* in, int64_t in_features, int64_t begin,
+                      int64_t end, float* words);
+  // Tiles [begin, end) against all tokens; `scratch` holds PairScratchFloats.
+  void (*pair_linear)(const PairTiles& weight, const float* words,
+                      int64_t num_tokens, const LinearOut& out, int64_t begin,
+                      int64_t end, float* scratch);
   // Row `row` of a stored matrix with its scales, as f32 [in_features].
   void (*widen_row)(const WeightView& weight, int64_t row, float* out);
 

@@ -71,7 +71,7 @@ class CpuKernelTable : public KernelTable {
 
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) override {
-    return PackForCpu(weight, precision, ops_.tile_rows, packed_memory_, pool_);
+    return PackForCpu(weight, precision, ops_, packed_memory_, pool_);
   }
 
   void Linear(const LinearParams& params) override;

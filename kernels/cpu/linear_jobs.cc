@@ -26,6 +26,18 @@ void ForParts(const std::vector<int64_t>& first, int64_t begin, int64_t end,
   }
 }
 
+// Output rows that are handed out together.
+int64_t RowsOfUnit(const CpuOps& ops, const CpuMatrix& matrix) {
+  switch (matrix.form()) {
+    case CpuMatrix::Form::kTiles:
+      return ops.tile_rows;
+    case CpuMatrix::Form::kPairs:
+      return kPairTileRows;
+    default:
+      return 1;
+  }
+}
+
 }  // namespace
 
 void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
@@ -73,15 +85,54 @@ std::span<const RoundedRows> RowRounder::Round(
   return parts_;
 }
 
-// A unit is a tile of rows (tiles) or one row (floats, stored).
+// Rounds the inputs of jobs with pairs, those of neighbouring jobs once.
+void LinearRunner::RoundPairs(const CpuOps& ops, ThreadPool& pool,
+                              std::span<const LinearJob> jobs) {
+  inputs_.clear();
+  first_rows_.assign(1, 0);
+  offsets_.assign(jobs.size(), 0);
+  int64_t size = 0, width = 0;
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    const LinearJob& job = jobs[j];
+    if (job.matrix->form() != CpuMatrix::Form::kPairs) continue;
+    if (inputs_.empty() || inputs_.back().in != job.in) {
+      width = job.matrix->in_features();
+      inputs_.push_back({job.in, width, size});
+      first_rows_.push_back(first_rows_.back() + job.num_tokens);
+      size += job.num_tokens * PairStride(width);
+    }
+    offsets_[j] = inputs_.back().offset;
+  }
+  if (inputs_.empty()) return;
+  if (static_cast<int64_t>(words_.size()) < size) words_.resize(size);
+  ForRows(pool, first_rows_.back(), width, [&](int64_t begin, int64_t end) {
+    ForParts(first_rows_, begin, end,
+             [&](size_t i, int64_t first, int64_t last) {
+               const PairInput& input = inputs_[i];
+               ops.round_pairs(input.in, input.in_features, first, last,
+                               words_.data() + input.offset);
+             });
+  });
+}
+
+// A unit is a tile of rows (tiles, pairs) or one row (floats, stored).
+// `words` is the input in pairs.
 void LinearRunner::RunUnits(const CpuOps& ops, const LinearJob& job,
-                            int64_t begin, int64_t end,
+                            const float* words, int64_t begin, int64_t end,
                             std::vector<float>* row) {
+  const auto grow = [row](int64_t floats) {
+    if (static_cast<int64_t>(row->size()) < floats) row->resize(floats);
+    return row->data();
+  };
   const CpuMatrix& matrix = *job.matrix;
   switch (matrix.form()) {
     case CpuMatrix::Form::kTiles:
       ops.int_linear(matrix.kind(), matrix.tiles(), job.rounded, job.out, begin,
                      end);
+      return;
+    case CpuMatrix::Form::kPairs:
+      ops.pair_linear(matrix.pairs(), words, job.num_tokens, job.out, begin,
+                      end, grow(PairScratchFloats(matrix.in_features())));
       return;
     case CpuMatrix::Form::kFloats:
       ops.float_linear(matrix.floats(), job.in, job.num_tokens, job.out, begin,
@@ -89,14 +140,12 @@ void LinearRunner::RunUnits(const CpuOps& ops, const LinearJob& job,
       return;
     case CpuMatrix::Form::kStored: {
       const int64_t in_features = matrix.in_features();
-      if (static_cast<int64_t>(row->size()) < kWidened * in_features) {
-        row->resize(kWidened * in_features);
-      }
-      const FloatRows floats = {row->data(), DType::kF32, in_features};
+      float* widened = grow(kWidened * in_features);
+      const FloatRows floats = {widened, DType::kF32, in_features};
       for (int64_t r = begin; r < end; r += kWidened) {
         const int64_t count = std::min(kWidened, end - r);
         for (int64_t i = 0; i < count; ++i) {
-          ops.widen_row(matrix.stored(), r + i, row->data() + i * in_features);
+          ops.widen_row(matrix.stored(), r + i, widened + i * in_features);
         }
         LinearOut shifted = job.out;
         shifted.out += r;
@@ -116,12 +165,13 @@ void LinearRunner::Run(const CpuOps& ops, ThreadPool& pool,
   for (const LinearJob& job : jobs) {
     first_units_.push_back(num_units);
     const int64_t rows = job.matrix->out_features();
-    const bool tiles = job.matrix->form() == CpuMatrix::Form::kTiles;
-    num_units += tiles ? (rows + ops.tile_rows - 1) / ops.tile_rows : rows;
+    const int64_t unit = RowsOfUnit(ops, *job.matrix);
+    num_units += (rows + unit - 1) / unit;
     work += rows * job.matrix->in_features() * job.num_tokens;
   }
   first_units_.push_back(num_units);
   if (num_units == 0) return;
+  RoundPairs(ops, pool, jobs);
   // Some sixteen pieces a thread, but none below what a hand-out costs.
   const int64_t even = num_units / (16 * pool.num_threads());
   const int64_t enough = 1 + kSmallWork / (work / num_units + 1);
@@ -129,7 +179,8 @@ void LinearRunner::Run(const CpuOps& ops, ThreadPool& pool,
            [&](int64_t begin, int64_t end, int thread) {
              ForParts(first_units_, begin, end,
                       [&](size_t job, int64_t first, int64_t last) {
-                        RunUnits(ops, jobs[job], first, last, &rows_[thread]);
+                        RunUnits(ops, jobs[job], words_.data() + offsets_[job],
+                                 first, last, &rows_[thread]);
                       });
            });
 }

@@ -37,7 +37,8 @@ class RowRounder {
   std::vector<int64_t> first_panels_;  // of each part, then their number
 };
 
-// One product. `rounded` is read for tiles, `in` for all other forms.
+// One product. `rounded` is read for tiles, `in` for all other forms; those
+// that want it in pairs of bf16 have the runner round it.
 struct LinearJob {
   const CpuMatrix* matrix = nullptr;
   const float* in = nullptr;  // [num_tokens, in_features]
@@ -56,11 +57,24 @@ class LinearRunner {
            std::span<const LinearJob> jobs);
 
  private:
-  void RunUnits(const CpuOps& ops, const LinearJob& job, int64_t begin,
-                int64_t end, std::vector<float>* row);
+  // An input that jobs with pairs share.
+  struct PairInput {
+    const float* in = nullptr;
+    int64_t in_features = 0;
+    int64_t offset = 0;  // in words_
+  };
+
+  void RoundPairs(const CpuOps& ops, ThreadPool& pool,
+                  std::span<const LinearJob> jobs);
+  void RunUnits(const CpuOps& ops, const LinearJob& job, const float* words,
+                int64_t begin, int64_t end, std::vector<float>* row);
 
   std::vector<int64_t> first_units_;      // of each job, then their number
   std::vector<std::vector<float>> rows_;  // widened rows, one a thread
+  std::vector<PairInput> inputs_;
+  std::vector<int64_t> first_rows_;  // of each input, then their number
+  std::vector<int64_t> offsets_;     // of each job's input in words_
+  std::vector<float> words_;         // inputs in pairs
 };
 
 }  // namespace shoal::cpu

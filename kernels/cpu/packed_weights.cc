@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
+#include "kernels/cpu/pair_tiles.h"
 #include "kernels/quant/dequantize.h"
 #include "kernels/quant/float_bits.h"
 
@@ -316,6 +317,11 @@ decltype(&PackTiles<DType::kQ8_0>) PackerOf(DType dtype) {
   }
 }
 
+absl::Status NoMemory(int64_t bytes) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat("no memory for ", bytes, " bytes of repacked weights"));
+}
+
 }  // namespace
 
 HostBuffer::HostBuffer(int64_t bytes) {
@@ -351,7 +357,7 @@ uint8_t* PackedMemory::Take(int64_t bytes, std::shared_ptr<HostBuffer>* owner) {
 
 absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
                                                       Precision precision,
-                                                      int tile_rows,
+                                                      const CpuOps& ops,
                                                       PackedMemory& memory,
                                                       ThreadPool& pool) {
   SHOAL_CHECK(weight.data.rank == 2);
@@ -360,6 +366,22 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
   matrix->out_features_ = weight.out_features();
   matrix->in_features_ = weight.in_features();
   matrix->source_dtype_ = dtype;
+  if (precision == Precision::kFast && ops.has_pairs && CanPackPairs(weight)) {
+    PairTiles& pairs = matrix->pairs_;
+    pairs = PairLayout(weight);
+    const int64_t num_tiles = NumPairTiles(pairs.out_features);
+    const int64_t bytes = num_tiles * pairs.tile_bytes;
+    uint8_t* out = memory.Take(bytes, &matrix->memory_);
+    if (out == nullptr) return NoMemory(bytes);
+    pairs.data = out;
+    matrix->form_ = CpuMatrix::Form::kPairs;
+    matrix->owned_bytes_ = bytes;
+    matrix->borrows_source_ = false;
+    pool.For(num_tiles, 16, [&](int64_t begin, int64_t end, int) {
+      PackPairTiles(weight, pairs, begin, end, out);
+    });
+    return matrix;
+  }
   const bool plain =
       dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
   if (plain) {
@@ -378,6 +400,7 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
     return matrix;
   }
 
+  const int tile_rows = ops.tile_rows;
   const int64_t groups = weight.in_features() / kGroup;
   const int64_t num_tiles = (weight.out_features() + tile_rows - 1) / tile_rows;
   IntTiles& tiles = matrix->tiles_;
@@ -387,10 +410,7 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
                      groups / kSuperGroups * SuperHeadBytes(*kind, tile_rows);
   const int64_t bytes = num_tiles * tiles.tile_bytes;
   uint8_t* out = memory.Take(bytes, &matrix->memory_);
-  if (out == nullptr) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("no memory for ", bytes, " bytes of repacked weights"));
-  }
+  if (out == nullptr) return NoMemory(bytes);
   tiles.data = out;
   matrix->form_ = CpuMatrix::Form::kTiles;
   matrix->kind_ = *kind;

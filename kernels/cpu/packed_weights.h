@@ -1,6 +1,8 @@
 // What the CPU's kernel table turns a stored matrix into.
 //   tiles   quantised weights repacked for the integer kernels (see IntTiles)
-//   floats  F32, F16 and BF16, used where they lie
+//   pairs   BF16, FP8 and FP4 repacked for products in bf16 (see PairTiles),
+//           with instruction sets that have them
+//   floats  F32, F16 and other BF16, used where they lie
 //   stored  everything else, and all types with Precision::kExact: rows are
 //           dequantised to f32 as they are needed
 #pragma once
@@ -40,12 +42,14 @@ class PackedMemory {
 
 class CpuMatrix : public PackedMatrix {
  public:
-  enum class Form : uint8_t { kTiles, kFloats, kStored };
+  enum class Form : uint8_t { kTiles, kPairs, kFloats, kStored };
 
   Form form() const { return form_; }
   // kTiles.
   IntKind kind() const { return kind_; }
   const IntTiles& tiles() const { return tiles_; }
+  // kPairs.
+  const PairTiles& pairs() const { return pairs_; }
   // kFloats.
   const FloatRows& floats() const { return floats_; }
   // kStored.
@@ -53,21 +57,22 @@ class CpuMatrix : public PackedMatrix {
 
  private:
   friend absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(
-      const WeightView&, Precision, int, PackedMemory&, ThreadPool&);
+      const WeightView&, Precision, const CpuOps&, PackedMemory&, ThreadPool&);
 
   Form form_ = Form::kStored;
   IntKind kind_ = IntKind::kS8;
   IntTiles tiles_;
+  PairTiles pairs_;
   FloatRows floats_;
   WeightView stored_;
   std::shared_ptr<HostBuffer> memory_;
 };
 
-// `tile_rows` as the instruction set's kernels expect. InvalidArgument for an
+// As the instruction set's kernels expect. InvalidArgument for an
 // element type that is no weight; ResourceExhausted without memory.
 absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
                                                       Precision precision,
-                                                      int tile_rows,
+                                                      const CpuOps& ops,
                                                       PackedMemory& memory,
                                                       ThreadPool& pool);
 

@@ -47,6 +47,16 @@ void Linear(benchmark::State& state, DType dtype, int64_t rows, int64_t width,
   const std::vector<uint8_t> bytes = Codes(dtype, rows * width);
   WeightView view;
   view.data = {bytes.data(), dtype, {rows, width}};
+  const bool fp8 = dtype == DType::kF8E4M3;
+  std::vector<uint8_t> scales;  // E8M0
+  if (fp8 || dtype == DType::kF4E2M1) {
+    view.scale_rows = fp8 ? 128 : 1;
+    view.scale_cols = fp8 ? 128 : 32;
+    const int64_t down = (rows + view.scale_rows - 1) / view.scale_rows;
+    const int64_t across = (width + view.scale_cols - 1) / view.scale_cols;
+    scales.assign(down * across, 120);
+    view.scales = {scales.data(), DType::kF8E8M0, {down, across}};
+  }
   const auto packed = BenchTable().Pack(view, Precision::kFast).value();
   const std::vector<float> in(tokens * width, 0.5f);
   std::vector<float> out(tokens * rows);
@@ -121,14 +131,14 @@ void RegisterAll() {
 #endif
   const int64_t shapes[][2] = {
       {576, 576}, {1536, 576}, {49152, 576}, {4096, 4096}};
-  for (DType dtype :
-       {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ6_K, DType::kBF16}) {
+  for (DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ8_0, DType::kQ6_K,
+                      DType::kBF16, DType::kF8E4M3, DType::kF4E2M1}) {
     for (const auto& [rows, shape_width] : shapes) {
       // Blocks of 256 do not divide 576.
       const int64_t width =
           dtype == DType::kQ6_K && shape_width == 576 ? 512 : shape_width;
       for (int64_t tokens : {1, 8, 32, 512}) {
-        if (tokens == 512 && rows * width > 1 << 22) continue;  // seconds
+        if (tokens == 512 && rows * width > 1 << 24) continue;  // seconds
         const std::string name = "linear/" + std::string(DTypeName(dtype)) +
                                  "/" + std::to_string(rows) + "x" +
                                  std::to_string(width) + "/" +

@@ -96,6 +96,8 @@ inline simde__m512i CvtToBf16(simde__m512 a, simde__m512 b) {
 #define _mm512_shuffle_epi8 simde_mm512_shuffle_epi8
 #define _mm512_srli_epi16 simde_mm512_srli_epi16
 #define _mm512_storeu_ps simde_mm512_storeu_ps
+#define _mm512_unpackhi_epi8 simde_mm512_unpackhi_epi8
+#define _mm512_unpacklo_epi8 simde_mm512_unpacklo_epi8
 #define _mm512_xor_si512 simde_mm512_xor_si512
 
 #include "kernels/cpu/simd/int_linear_avx512.h"

@@ -15,6 +15,8 @@ const DType kTileTypes[] = {DType::kQ4_0,   DType::kQ4_1,  DType::kQ5_0,
                             DType::kIQ4_NL, DType::kIQ4_XS};
 const DType kStoredTypes[] = {DType::kF8E4M3, DType::kF8E5M2, DType::kF4E2M1,
                               DType::kQ2_K, DType::kMXFP4};
+// Those with tiles of pairs, of FP4 with E8M0 scales only.
+const DType kPairTypes[] = {DType::kBF16, DType::kF8E4M3, DType::kF4E2M1};
 
 std::vector<DType> AllTypes() {
   std::vector<DType> types(std::begin(kFloatTypes), std::end(kFloatTypes));
@@ -174,6 +176,99 @@ TEST_P(LinearTest, FastMatchesRoundedActivations) {
   }
 }
 
+// BF16, FP8 and FP4: inputs are rounded where the instruction set has products
+// of bf16, and taken as they are elsewhere.
+TEST_P(LinearTest, PairTypesMatchWhatInputsBecome) {
+  const bool pairs = ops().has_pairs;
+  Random random(10);
+  for (DType dtype : kPairTypes) {
+    for (int64_t width : Widths(dtype)) {
+      for (int64_t rows : {1, 15, 33, 140}) {
+        SCOPED_TRACE(testing::Message()
+                     << DTypeName(dtype) << " " << rows << "x" << width);
+        StoredWeight weight = MakeWeight(dtype, rows, width, random);
+        if (dtype == DType::kF4E2M1) UsePowerScales(&weight, random);
+        const auto packed = Pack(weight, Precision::kFast);
+        EXPECT_EQ(packed->borrows_source(), !pairs);
+        for (int64_t tokens : {1, 3, 12, 14}) {
+          const std::vector<float> in = random.Normals(tokens * width);
+          std::vector<float> rounded = in;
+          for (float& x : rounded) {
+            if (pairs) x = BF16ToF32(F32ToBF16(x));
+          }
+          ExpectClose(Run(*packed, in), weight, rounded, 1e-5);
+        }
+      }
+    }
+  }
+}
+
+// Every code of FP8 and FP4, alone and with many tokens, times one.
+TEST_P(LinearTest, ScaledCodesAreExact) {
+  Random random(11);
+  for (DType dtype : {DType::kF8E4M3, DType::kF4E2M1}) {
+    SCOPED_TRACE(DTypeName(dtype));
+    const int64_t width = 256, rows = 34;
+    StoredWeight weight = MakeWeight(dtype, rows, width, random);
+    UsePowerScales(&weight, random);
+    for (size_t i = 0; i < weight.bytes.size(); ++i) {
+      const auto code = static_cast<uint8_t>(i + i / width);
+      const bool nan = dtype == DType::kF8E4M3 && (code & 0x7f) == 0x7f;
+      weight.bytes[i] = nan ? 0x80 : code;
+    }
+    const auto packed = Pack(weight, Precision::kFast);
+    EXPECT_EQ(packed->borrows_source(), !ops().has_pairs);
+    const std::vector<float> expected = weight.Dequantized();
+    std::vector<float> ones(width * width);
+    for (int64_t i = 0; i < width; ++i) ones[i * width + i] = 1;
+    const std::vector<float> all = Run(*packed, ones);
+    for (int64_t i = 0; i < width; ++i) {
+      const std::vector<float> one = Run(
+          *packed, {ones.begin() + i * width, ones.begin() + (i + 1) * width});
+      for (int64_t r = 0; r < rows; ++r) {
+        ASSERT_EQ(all[i * rows + r], expected[r * width + i]) << r << " " << i;
+        ASSERT_EQ(one[r], expected[r * width + i]) << r << " " << i;
+      }
+    }
+  }
+}
+
+// What the tiles of pairs have no form for is multiplied all the same.
+TEST_P(LinearTest, UncommonScalesAreExact) {
+  Random random(12);
+  const int64_t width = 256, rows = 40, tokens = 13;
+  const std::vector<float> in = random.Normals(tokens * width);
+  StoredWeight thin = MakeWeight(DType::kF8E4M3, rows, width, random);
+  thin.scales = random.Normals(rows * 2, 0.01f);
+  thin.view.scale_rows = 1;
+  thin.view.scales = {thin.scales.data(), DType::kF32, {rows, 2}};
+  ExpectClose(Run(*Pack(thin, Precision::kFast), in), thin, in, 1e-5);
+  StoredWeight zero = MakeWeight(DType::kF4E2M1, rows, width, random);
+  UsePowerScales(&zero, random);
+  zero.exponents[5] = 0;  // a subnormal scale
+  ExpectClose(Run(*Pack(zero, Precision::kFast), in), zero, in, 1e-5);
+}
+
+TEST_P(LinearTest, NanWeightsGiveNan) {
+  Random random(13);
+  const int64_t width = 96, rows = 40;
+  for (DType dtype : kPairTypes) {
+    StoredWeight weight = MakeWeight(dtype, rows, width, random);
+    if (dtype == DType::kF4E2M1) {
+      UsePowerScales(&weight, random);
+      weight.exponents[7 * (width / 32) + 1] = 0xff;
+    } else {
+      const int64_t bytes = DTypeBytes(dtype, 1);
+      std::memset(&weight.bytes[(7 * width + 40) * bytes], 0xff, bytes);
+    }
+    const std::vector<float> out =
+        Run(*Pack(weight, Precision::kFast), random.Normals(2 * width));
+    for (int64_t i = 0; i < 2 * rows; ++i) {
+      ASSERT_EQ(std::isnan(out[i]), i % rows == 7) << DTypeName(dtype);
+    }
+  }
+}
+
 TEST_P(LinearTest, FastIsNearExact) {
   Random random(3);
   for (DType dtype : AllTypes()) {
@@ -263,7 +358,8 @@ TEST_P(LinearTest, RowDoesNotDependOnBatchOrThreads) {
       SCOPED_TRACE(DTypeName(dtype));
       const int64_t width = 256 + GetDTypeInfo(dtype).block_elements;
       const int64_t rows = 41;
-      const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+      StoredWeight weight = MakeWeight(dtype, rows, width, random);
+      if (dtype == DType::kF4E2M1) UsePowerScales(&weight, random);
       const auto packed = Pack(weight, precision);
       const auto packed_single = single->Pack(weight.view, precision);
       ASSERT_TRUE(packed_single.ok());
@@ -274,7 +370,7 @@ TEST_P(LinearTest, RowDoesNotDependOnBatchOrThreads) {
                                  alone.data() + t * rows, false};
         single->Linear({in.data() + t * width, 1, width, {&part, 1}});
       }
-      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 64}) {
+      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 64}) {
         const std::vector<float> out =
             Run(*packed,
                 std::vector<float>(in.begin(), in.begin() + tokens * width));
@@ -319,7 +415,8 @@ TEST_P(LinearTest, RoundsActivationsToNearest) {
 
 TEST_P(LinearTest, NonFiniteInputStaysNonFinite) {
   Random random(9);
-  for (DType dtype : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kBF16}) {
+  for (DType dtype : {DType::kQ4_0, DType::kQ8_0, DType::kQ4_K, DType::kBF16,
+                      DType::kF8E4M3}) {
     const int64_t width = 256, rows = 20;
     const StoredWeight weight = MakeWeight(dtype, rows, width, random);
     const auto packed = Pack(weight, Precision::kFast);

@@ -155,7 +155,7 @@ TEST_P(MoeTest, ExpertsAsTheReferenceAndAloneAsInABatch) {
   const int32_t top_k = 2;
   for (const ExpertCase& c :
        {ExpertCase{DType::kF32, Precision::kExact, 0, 1e-5},
-        ExpertCase{DType::kBF16, Precision::kFast, 0, 1e-5},
+        ExpertCase{DType::kBF16, Precision::kFast, 0, 1e-3},
         ExpertCase{DType::kF8E4M3, Precision::kFast, 0.05f, 1e-5},
         ExpertCase{DType::kF4E2M1, Precision::kExact, 0, 1e-5},
         ExpertCase{DType::kQ8_0, Precision::kFast, 0, 0.02},

@@ -81,6 +81,7 @@ class Random {
 struct StoredWeight {
   std::vector<uint8_t> bytes;
   std::vector<float> scales;
+  std::vector<uint8_t> exponents;  // scales instead, E8M0
   WeightView view;
 
   // Row-major [out, in] in f32.
@@ -157,6 +158,17 @@ inline StoredWeight MakeWeight(DType dtype, int64_t rows, int64_t columns,
     weight.view.scales = {weight.scales.data(), DType::kF32, {down, across}};
   }
   return weight;
+}
+
+// Gives FP8 or FP4 random powers of two near 0.01 as scales.
+inline void UsePowerScales(StoredWeight* weight, Random& random) {
+  ConstTensorView& scales = weight->view.scales;
+  weight->exponents.resize(scales.num_elements());
+  for (uint8_t& exponent : weight->exponents) {
+    exponent = static_cast<uint8_t>(random.Integer(118, 124));
+  }
+  scales.data = weight->exponents.data();
+  scales.dtype = DType::kF8E8M0;
 }
 
 inline double Norm(const float* x, int64_t n) {

@@ -9,6 +9,7 @@
 #include "kernels/cpu/simd/hyper_connection.h"
 #include "kernels/cpu/simd/int_tile.h"
 #include "kernels/cpu/simd/latent_attention.h"
+#include "kernels/cpu/simd/pair_linear.h"
 #include "kernels/cpu/simd/round_rows.h"
 #include "kernels/cpu/simd/row_ops.h"
 #include "kernels/cpu/simd/sparse_attention.h"
@@ -23,9 +24,12 @@ constexpr CpuOps MakeOps(std::string_view name) {
       .name = name,
       .tile_rows = IntKernel::kTileRows,
       .max_panel = IntKernel::kMaxPanel,
+      .has_pairs = kHasPairs,
       .round_rows = RoundRows<IntKernel::kMaxPanel>,
       .int_linear = IntLinearWith<IntKernel>,
       .float_linear = FloatLinear,
+      .round_pairs = RoundPairs,
+      .pair_linear = PairLinear,
       .widen_row = WidenRow,
       .rms_norm = RmsNormRows,
       .layer_norm = LayerNormRows,
