@@ -272,7 +272,7 @@ TEST_P(AttentionTest, NanStaysVisible) {
 
 TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {
   Random random(5);
-  const auto single = MakeCpuKernelTable(ops(), 1);
+  const auto single = MakeSingle();
   for (const auto& [group, dtype] : {std::pair{1, DType::kBF16},
                                      {3, DType::kBF16},
                                      {4, DType::kF16},

@@ -213,8 +213,9 @@ TEST_P(ElementwiseTest, AllocateGivesAlignedZeroes) {
     const auto buffer = table_->Allocate(bytes);
     ASSERT_TRUE(buffer.ok());
     EXPECT_GE((*buffer)->bytes(), bytes);
-    const auto* data = static_cast<const uint8_t*>((*buffer)->data());
-    EXPECT_EQ(reinterpret_cast<uintptr_t>(data) % 64, 0u);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>((*buffer)->data()) % 64, 0u);
+    std::vector<uint8_t> data(bytes, 0xff);
+    ASSERT_TRUE(table_->Download((*buffer)->data(), bytes, data.data()).ok());
     for (int64_t i = 0; i < bytes; ++i) ASSERT_EQ(data[i], 0);
   }
   EXPECT_EQ(table_->Allocate(int64_t{1} << 60).status().code(),

@@ -1,5 +1,5 @@
-// What the op tests share: tables of every instruction set that this machine
-// runs, seeded random values, and weights of every stored type.
+// What the op tests share: the tables that they run on, seeded random values,
+// and weights of every stored type.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -7,10 +7,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,39 +20,36 @@
 #include "kernels/quant/dequantize.h"
 #include "kernels/quant/float_bits.h"
 #include "kernels/quant/quantize.h"
-#include "tests/kernels/isa_avx512_emulated.h"
 
 namespace shoal {
 
-// Instruction sets under test.
-inline std::vector<const CpuOps*> TestedOps() {
-  std::vector<const CpuOps*> ops = {&ScalarOps()};
-#if defined(__x86_64__)
-  if (ChooseCpuIsa("avx2").ok()) ops.push_back(&Avx2Ops());
-  if (ChooseCpuIsa("avx512").ok()) ops.push_back(&Avx512Ops());
-#endif
-#if defined(SHOAL_HAVE_SIMDE)
-  if (ChooseCpuIsa("avx2").ok()) ops.push_back(&EmulatedAvx512Ops());
-#endif
-  return ops;
-}
-
-// Parameter: instruction set, threads.
-class OpTest : public testing::TestWithParam<std::tuple<const CpuOps*, int>> {
- protected:
-  const CpuOps& ops() const { return *std::get<0>(GetParam()); }
-
-  std::unique_ptr<KernelTable> table_ =
-      MakeCpuKernelTable(*std::get<0>(GetParam()), std::get<1>(GetParam()));
+// A table that the op tests run on.
+struct TestedTable {
+  std::string name;
+  const CpuOps* cpu_ops = nullptr;  // what a CPU's table computes with
+  std::function<std::unique_ptr<KernelTable>()> make;
 };
 
-#define INSTANTIATE_OP_TEST(suite)                                             \
-  INSTANTIATE_TEST_SUITE_P(                                                    \
-      Cpu, suite,                                                              \
-      testing::Combine(testing::ValuesIn(TestedOps()), testing::Values(1, 2)), \
-      [](const testing::TestParamInfo<suite::ParamType>& info) {               \
-        return std::string(std::get<0>(info.param)->name) + "_threads" +       \
-               std::to_string(std::get<1>(info.param));                        \
+// The tables under test: given by the binary that the tests are linked into.
+// Every table takes params whose pointers are the host's.
+std::vector<TestedTable> TestedTables();
+
+class OpTest : public testing::TestWithParam<TestedTable> {
+ protected:
+  // A second table like table_, on one thread where it has threads.
+  std::unique_ptr<KernelTable> MakeSingle() const {
+    const CpuOps* ops = GetParam().cpu_ops;
+    return ops != nullptr ? MakeCpuKernelTable(*ops, 1) : GetParam().make();
+  }
+
+  std::unique_ptr<KernelTable> table_ = GetParam().make();
+};
+
+#define INSTANTIATE_OP_TEST(suite)                               \
+  INSTANTIATE_TEST_SUITE_P(                                      \
+      Tables, suite, testing::ValuesIn(TestedTables()),          \
+      [](const testing::TestParamInfo<suite::ParamType>& info) { \
+        return info.param.name;                                  \
       })
 
 class Random {
@@ -169,6 +166,35 @@ inline void UsePowerScales(StoredWeight* weight, Random& random) {
   }
   scales.data = weight->exponents.data();
   scales.dtype = DType::kF8E8M0;
+}
+
+// `in` as an instruction set rounds it, its panels taken apart: [tokens,
+// width / kGroup].
+inline std::vector<RoundedGroup> RoundedByToken(const CpuOps& ops,
+                                                const std::vector<float>& in,
+                                                int64_t width) {
+  const auto tokens = static_cast<int64_t>(in.size()) / width;
+  const int64_t row = width / kGroup;
+  const int max_panel = ops.max_panel;
+  std::vector<RoundedGroup> panels(PaddedTokens(tokens, max_panel) * row);
+  ops.round_rows(in.data(), width, tokens, 0, NumPanels(tokens, max_panel),
+                 panels.data());
+  std::vector<RoundedGroup> groups(tokens * row);
+  for (int64_t token = 0; token < tokens;) {
+    const int size = PanelTokens(tokens - token, max_panel);
+    for (int64_t t = 0; t < size; ++t) {
+      for (int64_t g = 0; g < row; ++g) {
+        const RoundedGroup& group = panels[token * row + g * size + t];
+        if (token + t < tokens) {
+          groups[(token + t) * row + g] = group;
+        } else {
+          EXPECT_EQ(group.scale, 0);  // padding
+        }
+      }
+    }
+    token += size;
+  }
+  return groups;
 }
 
 inline double Norm(const float* x, int64_t n) {
