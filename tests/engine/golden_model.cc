@@ -108,8 +108,16 @@ std::unique_ptr<KernelTable> TestTable::Make() const {
 LoadedModel LoadModel(const std::string& path, const TestTable& table,
                       Precision precision, DType kv_cache_dtype,
                       int32_t max_tokens_per_step, MlaForm mla_form) {
+  return LoadModel(path, table.Make(), precision, kv_cache_dtype,
+                   max_tokens_per_step, mla_form);
+}
+
+LoadedModel LoadModel(const std::string& path,
+                      std::unique_ptr<KernelTable> kernels, Precision precision,
+                      DType kv_cache_dtype, int32_t max_tokens_per_step,
+                      MlaForm mla_form) {
   LoadedModel model;
-  model.kernels = table.Make();
+  model.kernels = std::move(kernels);
   model.checkpoint = ValueOrDie(LoadCheckpoint(path));
   DecoderOptions options = {precision, kv_cache_dtype, max_tokens_per_step};
   options.mla_form = mla_form;

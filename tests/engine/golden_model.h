@@ -63,6 +63,12 @@ LoadedModel LoadModel(const std::string& path, const TestTable& table,
                       int32_t max_tokens_per_step,
                       MlaForm mla_form = MlaForm::kAuto);
 
+// The same on a table that the caller made.
+LoadedModel LoadModel(const std::string& path,
+                      std::unique_ptr<KernelTable> kernels, Precision precision,
+                      DType kv_cache_dtype, int32_t max_tokens_per_step,
+                      MlaForm mla_form = MlaForm::kAuto);
+
 // Values in a table's memory, on the host.
 std::vector<float> DownloadFloats(KernelTable& kernels, const float* values,
                                   int64_t count);

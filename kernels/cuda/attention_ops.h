@@ -1,0 +1,31 @@
+// Launchers of the attention ops; the params are those of the kernel table's
+// ops, the pointers the device's. Sequences' lengths lie on the device too, so
+// grids are persistent: thread blocks find their items there.
+#pragma once
+
+#include "kernels/attention.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/latent_attention.h"
+#include "kernels/sparse_attention.h"
+
+namespace shoal::cuda {
+
+void PagedAttention(LaunchContext& context, const PagedAttentionParams& params);
+
+// The up-projections of one layer's heads, as their matrices lie there.
+struct LatentWeights {
+  MatrixShape k_shape, v_shape;
+  const WeightPointers* k = nullptr;  // device [num_heads]
+  const WeightPointers* v = nullptr;
+  int32_t num_heads = 0;
+};
+void LatentAttention(LaunchContext& context,
+                     const LatentAttentionParams& params,
+                     const LatentWeights& weights);
+
+void KeySelect(LaunchContext& context, const KeySelectParams& params);
+void SparseAttention(LaunchContext& context,
+                     const SparseAttentionParams& params);
+
+}  // namespace shoal::cuda

@@ -1,0 +1,22 @@
+// Makes the kernel table of the first CUDA device. Weights stay as they are
+// stored and are decoded inside the products; activations are f32.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "kernels/kernel_table.h"
+
+namespace shoal {
+
+struct CudaOptions {
+  // What the device's memory is taken from the driver by.
+  int64_t chunk_bytes = int64_t{64} << 20;
+};
+
+// FailedPrecondition where there is no driver or no device, with its reason.
+absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaKernelTable(
+    const CudaOptions& options = {});
+
+}  // namespace shoal

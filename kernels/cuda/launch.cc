@@ -1,0 +1,72 @@
+#include "kernels/cuda/launch.h"
+
+#include <algorithm>
+
+namespace shoal::cuda {
+
+LaunchContext::LaunchContext() {
+  Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  Check(cudaDeviceGetAttribute(&num_multiprocessors_,
+                               cudaDevAttrMultiProcessorCount, 0));
+}
+
+LaunchContext::~LaunchContext() {
+  if (stream_ != nullptr) cudaStreamSynchronize(stream_);
+  for (const PointerTable& table : tables_) cudaFree(table.device);
+  cudaFree(scratch_);
+  if (stream_ != nullptr) cudaStreamDestroy(stream_);
+}
+
+bool LaunchContext::Check(cudaError_t error) {
+  if (error == cudaSuccess) return true;
+  if (error_ == cudaSuccess) {
+    error_ = error;
+    failed_op_ = op_;
+  }
+  return false;
+}
+
+std::string LaunchContext::ErrorText() const {
+  return std::string(failed_op_) + ": " + cudaGetErrorString(error_);
+}
+
+void* LaunchContext::Scratch(int64_t bytes) {
+  if (error_ != cudaSuccess) return nullptr;
+  if (bytes <= scratch_bytes_) return scratch_;
+  // Half as much again: sizes follow the batch, and growing waits.
+  const int64_t wanted = std::max(bytes, scratch_bytes_ + scratch_bytes_ / 2);
+  Check(cudaStreamSynchronize(stream_));
+  Check(cudaFree(scratch_));
+  scratch_ = nullptr;
+  scratch_bytes_ = 0;
+  if (Check(cudaMalloc(&scratch_, static_cast<size_t>(wanted)))) {
+    scratch_bytes_ = wanted;
+  }
+  return scratch_;
+}
+
+const WeightPointers* LaunchContext::OnDevice(
+    const void* key, const std::vector<WeightPointers>& weights) {
+  auto table = std::lower_bound(
+      tables_.begin(), tables_.end(), key,
+      [](const PointerTable& table, const void* k) { return table.key < k; });
+  if (table == tables_.end() || table->key != key) {
+    table = tables_.insert(table, PointerTable());
+    table->key = key;
+  }
+  if (table->host == weights) return table->device;
+  Check(cudaStreamSynchronize(stream_));  // who reads the old ones is done
+  Check(cudaFree(table->device));
+  table->device = nullptr;
+  table->host.clear();
+  void* device = nullptr;
+  const size_t bytes = weights.size() * sizeof(WeightPointers);
+  if (!Check(cudaMalloc(&device, bytes))) return nullptr;
+  table->device = static_cast<WeightPointers*>(device);
+  table->host = weights;
+  Check(cudaMemcpyAsync(device, table->host.data(), bytes,
+                        cudaMemcpyHostToDevice, stream_));
+  return table->device;
+}
+
+}  // namespace shoal::cuda

@@ -1,0 +1,91 @@
+// LaunchContext is where the launchers of kernels/cuda put their work: one
+// stream, its scratch memory, and the first error that a launch met. Launchers
+// return nothing; whoever owns the context asks it for the error.
+// Threads: one caller at a time.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace shoal::cuda {
+
+// Where one matrix of a group lies on the device.
+struct WeightPointers {
+  const uint8_t* data = nullptr;
+  const uint8_t* scales = nullptr;
+
+  bool operator==(const WeightPointers&) const = default;
+};
+
+class LaunchContext {
+ public:
+  // A stream on the present device. Failures show in error().
+  LaunchContext();
+  ~LaunchContext();
+  LaunchContext(const LaunchContext&) = delete;
+  LaunchContext& operator=(const LaunchContext&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+  int num_multiprocessors() const { return num_multiprocessors_; }
+
+  // The first error, and the op that met it.
+  cudaError_t error() const { return error_; }
+  std::string ErrorText() const;
+
+  // Names the op that what follows belongs to. `name` must be a literal.
+  void Begin(const char* name) { op_ = name; }
+  // Keeps `error` if it is the first; true if it is none.
+  bool Check(cudaError_t error);
+
+  // Memory for `bytes` until the next call: work queued before may still use
+  // it, so ops that come later in the stream may too. nullptr after an error.
+  void* Scratch(int64_t bytes);
+  int64_t scratch_bytes() const { return scratch_bytes_; }
+
+  // A copy of `weights` on the device, made when they are new to `key`.
+  const WeightPointers* OnDevice(const void* key,
+                                 const std::vector<WeightPointers>& weights);
+
+  // Queues `kernel` with `shared_bytes` of dynamic shared memory.
+  template <typename... Params, typename... Args>
+  void Launch(void (*kernel)(Params...), dim3 grid, unsigned threads,
+              size_t shared_bytes, Args&&... args) {
+    if (error_ != cudaSuccess) return;
+    if (shared_bytes > kDefaultSharedBytes &&
+        !Check(cudaFuncSetAttribute(kernel,
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)))) {
+      return;
+    }
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared_bytes;
+    config.stream = stream_;
+    Check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...));
+  }
+
+ private:
+  static constexpr size_t kDefaultSharedBytes = 48 << 10;
+
+  struct PointerTable {
+    const void* key = nullptr;
+    std::vector<WeightPointers> host;
+    WeightPointers* device = nullptr;
+  };
+
+  cudaStream_t stream_ = nullptr;
+  int num_multiprocessors_ = 1;
+  cudaError_t error_ = cudaSuccess;
+  const char* failed_op_ = "";
+  const char* op_ = "start";
+  void* scratch_ = nullptr;
+  int64_t scratch_bytes_ = 0;
+  std::vector<PointerTable> tables_;  // sorted by key
+};
+
+}  // namespace shoal::cuda

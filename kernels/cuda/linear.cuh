@@ -1,0 +1,164 @@
+// The kernel of linear.h and its launcher. Included by linear_<types>.cu only.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/cuda/decode_weights.cuh"
+#include "kernels/cuda/linear.h"
+
+namespace shoal::cuda {
+
+inline constexpr int kProductWarps = 4;
+
+struct ProductArgs {
+  GroupedProduct p;
+  WeightLayout layout;
+  bool in_aligned = false;  // input rows begin at 16-byte addresses
+};
+
+// x[k, k + 8) of a row of `width`, zeros past its end.
+__device__ __forceinline__ void LoadInput8(const float* row, int64_t k,
+                                           int64_t width, bool aligned,
+                                           float* x) {
+  if (aligned && k + kUnit <= width) {
+    const float4 a = *reinterpret_cast<const float4*>(row + k);
+    const float4 b = *reinterpret_cast<const float4*>(row + k + 4);
+    x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
+    x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+  } else {
+#pragma unroll
+    for (int i = 0; i < kUnit; ++i) x[i] = k + i < width ? row[k + i] : 0.0f;
+  }
+}
+
+// Grid: tiles of output features, groups, tiles of tokens. A warp computes
+// kFeatures output features of kTokens rows at a time; lanes stride over units
+// of eight weights.
+template <DType kType, int kTokens, int kFeatures>
+__global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
+    const __grid_constant__ ProductArgs args) {
+  const GroupedProduct& p = args.p;
+  const int lane = threadIdx.x % kWarpSize;
+  const int warp = threadIdx.x / kWarpSize;
+  const int64_t first_feature =
+      (int64_t{blockIdx.x} * kProductWarps + warp) * kFeatures;
+  int64_t group = blockIdx.y;
+  int64_t first_row = 0;
+  int64_t num_rows = p.num_rows;
+  if (p.active != nullptr) {
+    if (group >= *p.num_active) return;
+    group = p.active[group];
+    first_row = p.first_rows[group];
+    num_rows = p.first_rows[group + 1] - first_row;
+  }
+  if (first_feature >= p.shape.out_features) return;
+  const WeightPointers weight = p.groups != nullptr ? p.groups[group] : p.one;
+  const int64_t width = p.shape.in_features;
+
+  for (int64_t tile = int64_t{blockIdx.z} * kTokens; tile < num_rows;
+       tile += int64_t{gridDim.z} * kTokens) {
+    // Rows past the end repeat the last one; their results are not written.
+    const float* in[kTokens];
+#pragma unroll
+    for (int t = 0; t < kTokens; ++t) {
+      const int64_t r =
+          first_row + (tile + t < num_rows ? tile + t : num_rows - 1);
+      const int64_t source =
+          p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
+      in[t] = p.in + source * p.in_stride + group * p.in_group_stride;
+    }
+    float sums[kFeatures][kTokens] = {};
+    for (int64_t k = lane * kUnit; k < width; k += kWarpSize * kUnit) {
+      float w[kFeatures][kUnit];
+#pragma unroll
+      for (int f = 0; f < kFeatures; ++f) {
+        const int64_t feature = first_feature + f < p.shape.out_features
+                                    ? first_feature + f
+                                    : p.shape.out_features - 1;
+        LoadWeights8<kType>(weight.data, weight.scales, args.layout, feature, k,
+                            w[f]);
+      }
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+        float x[kUnit];
+        LoadInput8(in[t], k, width, args.in_aligned, x);
+#pragma unroll
+        for (int f = 0; f < kFeatures; ++f) {
+#pragma unroll
+          for (int i = 0; i < kUnit; ++i) {
+            sums[f][t] = fmaf(w[f][i], x[i], sums[f][t]);
+          }
+        }
+      }
+    }
+    // Lane f · kTokens + t writes feature f of row t.
+    float mine = 0;
+#pragma unroll
+    for (int f = 0; f < kFeatures; ++f) {
+#pragma unroll
+      for (int t = 0; t < kTokens; ++t) {
+        const float sum = WarpSum(sums[f][t]);
+        if (lane == f * kTokens + t) mine = sum;
+      }
+    }
+    const int64_t feature = first_feature + lane / kTokens;
+    const int64_t row = tile + lane % kTokens;
+    if (lane < kFeatures * kTokens && feature < p.shape.out_features &&
+        row < num_rows) {
+      float* out = p.out + (first_row + row) * p.out_stride +
+                   group * p.out_group_stride + feature;
+      if (p.bias != nullptr) mine += p.bias[feature];
+      *out = p.accumulate ? *out + mine : mine;
+    }
+  }
+}
+
+template <DType kType, int kTokens, int kFeatures>
+void LaunchProduct(LaunchContext& context, const ProductArgs& args) {
+  const GroupedProduct& p = args.p;
+  constexpr int kTile = kProductWarps * kFeatures;
+  const int64_t tiles = (p.shape.out_features + kTile - 1) / kTile;
+  const int64_t row_tiles = (p.num_rows + kTokens - 1) / kTokens;
+  // Thread blocks that share weights are of use only as far as they fill the
+  // device some times over.
+  const int64_t wanted =
+      16 * context.num_multiprocessors() / (tiles * p.num_groups) + 1;
+  const dim3 grid(static_cast<unsigned>(tiles),
+                  static_cast<unsigned>(p.num_groups),
+                  static_cast<unsigned>(std::min(row_tiles, wanted)));
+  context.Launch(ProductKernel<kType, kTokens, kFeatures>, grid,
+                 kProductWarps * kWarpSize, 0, args);
+}
+
+template <typename Types>
+bool RunProductOf(LaunchContext& context, const GroupedProduct& product) {
+  return Types::Dispatch(product.shape.dtype, [&]<DType kType>() {
+    const MatrixShape& shape = product.shape;
+    const int64_t row_bytes = DTypeBytes(shape.dtype, shape.in_features);
+    ProductArgs args;
+    args.p = product;
+    args.layout.row_bytes = row_bytes;
+    args.layout.in_features = shape.in_features;
+    args.layout.aligned = shape.aligned && row_bytes % 16 == 0;
+    args.layout.scale_rows = shape.scale_rows;
+    args.layout.scale_cols = shape.scale_cols;
+    args.layout.scales_are_e8m0 = shape.scales_are_e8m0;
+    if (shape.scale_cols > 0) {
+      args.layout.scales_across = static_cast<int32_t>(
+          (shape.in_features + shape.scale_cols - 1) / shape.scale_cols);
+    }
+    args.in_aligned = reinterpret_cast<uintptr_t>(product.in) % 16 == 0 &&
+                      product.in_stride % 4 == 0 &&
+                      product.in_group_stride % 4 == 0;
+    const int64_t rows_of_group = product.active != nullptr
+                                      ? product.num_rows / product.num_groups
+                                      : product.num_rows;
+    if (rows_of_group <= 1) {
+      LaunchProduct<kType, 1, 2>(context, args);
+    } else {
+      LaunchProduct<kType, kTokenTile, 4>(context, args);
+    }
+  });
+}
+
+}  // namespace shoal::cuda

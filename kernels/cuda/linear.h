@@ -1,0 +1,67 @@
+// The plain product kernel behind Linear, HeadLinear and MoeExperts: groups of
+// products with matrices of one shape and type, activations in f32. Weights are
+// read as they are stored, and once for every kTokenTile rows of input; further
+// passes find them in the caches.
+//
+// A value is Σ over lanes of a warp of Σ over that lane's units of eight, in an
+// order that depends on in_features only (batch invariance).
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/dtype.h"
+
+namespace shoal::cuda {
+
+inline constexpr int kTokenTile = 8;
+
+// What matrices of a group share; see decode_weights.cuh.
+struct MatrixShape {
+  DType dtype = DType::kF32;
+  int64_t out_features = 0;
+  int64_t in_features = 0;
+  bool aligned = false;  // every matrix begins at a 16-byte address
+  int32_t scale_rows = 0;
+  int32_t scale_cols = 0;
+  bool scales_are_e8m0 = false;
+};
+
+// out_g[r, o] (+)= Σ_i in_g[r, i] · W_g[o, i] + bias[o]. Row r of group g lies
+// at r · stride + g · group_stride.
+struct GroupedProduct {
+  MatrixShape shape;
+  WeightPointers one;                      // where there is one group, else
+  const WeightPointers* groups = nullptr;  // device [num_groups]
+  int64_t num_groups = 1;
+  const float* in = nullptr;
+  int64_t in_stride = 0;
+  int64_t in_group_stride = 0;
+  const float* bias = nullptr;
+  float* out = nullptr;
+  int64_t out_stride = 0;
+  int64_t out_group_stride = 0;
+  bool accumulate = false;
+  int64_t num_rows = 0;  // of every group; of all together with `first_rows`
+
+  // Groups that have rows of their own (experts). Device memory; nullptr
+  // otherwise. Group active[i], i < *num_active, has rows [first_rows[g],
+  // first_rows[g + 1]); row r reads input row source_rows[r] / source_divisor.
+  const int32_t* active = nullptr;
+  const int32_t* num_active = nullptr;
+  const int32_t* first_rows = nullptr;
+  const int32_t* source_rows = nullptr;  // nullptr: r itself
+  int32_t source_divisor = 1;
+};
+
+// REQUIRES: IsProductType(shape.dtype).
+void RunProduct(LaunchContext& context, const GroupedProduct& product);
+bool IsProductType(DType dtype);
+
+// Which file instantiates which types. False: not one of theirs.
+bool RunPlainProduct(LaunchContext& context, const GroupedProduct& product);
+bool RunScaledProduct(LaunchContext& context, const GroupedProduct& product);
+bool RunBlock32Product(LaunchContext& context, const GroupedProduct& product);
+bool RunBlock256Product(LaunchContext& context, const GroupedProduct& product);
+
+}  // namespace shoal::cuda

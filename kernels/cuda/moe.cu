@@ -1,0 +1,300 @@
+// Routing and the experts' grouped products; see kernels/moe.h.
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/moe.h"
+#include "kernels/cuda/row_ops.h"
+
+namespace shoal::cuda {
+namespace {
+
+constexpr int kRouteWarps = 4;
+constexpr int kSortThreads = 512;
+
+__device__ void Score(const MoeRouteParams& p, const float* logits,
+                      float* scores, int lane) {
+  if (p.scoring == RouterScoring::kSoftmax) {
+    float max = kMinusInfinity;
+    for (int32_t e = lane; e < p.num_experts; e += kWarpSize) {
+      max = fmaxf(max, logits[e]);
+    }
+    max = WarpMax(max);
+    float sum = 0;
+    for (int32_t e = lane; e < p.num_experts; e += kWarpSize) {
+      scores[e] = expf(logits[e] - max);
+      sum += scores[e];
+    }
+    sum = WarpSum(sum);
+    for (int32_t e = lane; e < p.num_experts; e += kWarpSize) scores[e] /= sum;
+    return;
+  }
+  for (int32_t e = lane; e < p.num_experts; e += kWarpSize) {
+    const float z = logits[e];
+    scores[e] = p.scoring == RouterScoring::kSigmoid
+                    ? 1.0f / (1.0f + expf(-z))
+                    : sqrtf(z > 20.0f ? z : log1pf(expf(z)));
+  }
+}
+
+// Index of the largest value, the first of equals; -1 if none is above minus
+// infinity. The same in every lane.
+__device__ int32_t ArgMax(const float* values, int32_t n, int lane) {
+  float best = kMinusInfinity;
+  int32_t index = -1;
+  for (int32_t i = lane; i < n; i += kWarpSize) {
+    if (values[i] > best) {
+      best = values[i];
+      index = i;
+    }
+  }
+#pragma unroll
+  for (int mask = 16; mask > 0; mask /= 2) {
+    const float other = __shfl_xor_sync(kAllLanes, best, mask);
+    const int32_t other_index = __shfl_xor_sync(kAllLanes, index, mask);
+    const bool wins = other > best || (other == best && other_index >= 0 &&
+                                       (index < 0 || other_index < index));
+    if (wins) {
+      best = other;
+      index = other_index;
+    }
+  }
+  return index;
+}
+
+__device__ float GroupValue(GroupScore kind, const float* choices, int32_t n) {
+  float best = kMinusInfinity;
+  float second = kMinusInfinity;
+  for (int32_t i = 0; i < n; ++i) {
+    if (choices[i] > best) {
+      second = best;
+      best = choices[i];
+    } else if (choices[i] > second) {
+      second = choices[i];
+    }
+  }
+  return kind == GroupScore::kMax || n < 2 ? best : best + second;
+}
+
+// Takes the experts of all but the topk_group best groups out of `choices`.
+__device__ void KeepBestGroups(const MoeRouteParams& p, float* choices,
+                               float* values, int lane) {
+  const int32_t size = p.num_experts / p.n_group;
+  float* kept = values + p.n_group;
+  for (int32_t g = lane; g < p.n_group; g += kWarpSize) {
+    values[g] = GroupValue(p.group_score, choices + g * size, size);
+    kept[g] = 0;
+  }
+  __syncwarp();
+  for (int32_t i = 0; i < p.topk_group; ++i) {
+    const int32_t best = ArgMax(values, p.n_group, lane);
+    if (best < 0) break;
+    if (lane == 0) {
+      values[best] = kMinusInfinity;
+      kept[best] = 1;
+    }
+    __syncwarp();
+  }
+  for (int32_t e = lane; e < p.num_experts; e += kWarpSize) {
+    if (kept[e / size] == 0) choices[e] = kMinusInfinity;
+  }
+  __syncwarp();
+}
+
+// A warp a token.
+__global__ __launch_bounds__(kRouteWarps* kWarpSize) void MoeRouteKernel(
+    MoeRouteParams p) {
+  const int lane = threadIdx.x % kWarpSize;
+  const int warp = threadIdx.x / kWarpSize;
+  const int64_t t = int64_t{blockIdx.x} * kRouteWarps + warp;
+  if (t >= p.num_tokens) return;
+  float* scores = reinterpret_cast<float*>(DynamicShared()) +
+                  warp * 2 * (p.num_experts + p.n_group);
+  float* choices = scores + p.num_experts;
+  float* group_values = choices + p.num_experts;
+  int32_t* ids = p.expert_ids + t * p.top_k;
+  float* weights = p.expert_weights + t * p.top_k;
+  Score(p, p.logits + t * p.num_experts, scores, lane);
+  __syncwarp();
+  if (p.forced_ids != nullptr) {
+    for (int32_t k = lane; k < p.top_k; k += kWarpSize) {
+      ids[k] = p.forced_ids[t * p.top_k + k];
+    }
+  } else {
+    for (int32_t e = lane; e < p.num_experts; e += kWarpSize) {
+      choices[e] = scores[e] + (p.bias != nullptr ? p.bias[e] : 0.0f);
+    }
+    __syncwarp();
+    if (p.n_group > 1) KeepBestGroups(p, choices, group_values, lane);
+    for (int32_t k = 0; k < p.top_k; ++k) {
+      // Non-finite logits leave nothing to choose: the token skips the slot.
+      const int32_t best = ArgMax(choices, p.num_experts, lane);
+      if (lane == 0) {
+        ids[k] = best;
+        if (best >= 0) choices[best] = kMinusInfinity;
+      }
+      __syncwarp();
+    }
+  }
+  __syncwarp();
+  if (lane != 0) return;
+  for (int32_t i = 1; i < p.top_k; ++i) {
+    const int32_t id = ids[i];
+    int32_t at = i;
+    for (; at > 0 && ids[at - 1] > id; --at) ids[at] = ids[at - 1];
+    ids[at] = id;
+  }
+  float sum = 0;
+  for (int32_t k = 0; k < p.top_k; ++k) {
+    weights[k] = ids[k] < 0 ? 0.0f : scores[ids[k]];
+    sum += weights[k];
+  }
+  const float norm = p.norm_topk_prob ? 1.0f / (sum + 1e-20f) : 1.0f;
+  for (int32_t k = 0; k < p.top_k; ++k) {
+    weights[k] *= norm * p.routed_scaling_factor;
+  }
+}
+
+// Choices sorted by expert; device memory.
+struct SortedChoices {
+  int32_t* first_rows;     // [num_experts + 1]
+  int32_t* active;         // [num_experts], experts that have rows
+  int32_t* num_active;     // [1]
+  int32_t* choices;        // [rows], token · top_k + k
+  int32_t* row_of_choice;  // [num_tokens · top_k], -1: none
+};
+
+// One thread block. The order of an expert's rows changes nothing: rows are
+// computed by themselves and added up by token.
+__global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
+    const int32_t* expert_ids, int32_t num_choices, int32_t num_experts,
+    SortedChoices sorted) {
+  auto* counts = reinterpret_cast<int32_t*>(DynamicShared());
+  for (int32_t e = threadIdx.x; e < num_experts; e += kSortThreads) {
+    counts[e] = 0;
+  }
+  __syncthreads();
+  for (int32_t c = threadIdx.x; c < num_choices; c += kSortThreads) {
+    if (expert_ids[c] >= 0) atomicAdd(&counts[expert_ids[c]], 1);
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    int32_t rows = 0;
+    int32_t num_active = 0;
+    for (int32_t e = 0; e < num_experts; ++e) {
+      const int32_t count = counts[e];
+      sorted.first_rows[e] = rows;
+      counts[e] = rows;  // from here on the expert's next free row
+      rows += count;
+      if (count > 0) sorted.active[num_active++] = e;
+    }
+    sorted.first_rows[num_experts] = rows;
+    *sorted.num_active = num_active;
+  }
+  __syncthreads();
+  for (int32_t c = threadIdx.x; c < num_choices; c += kSortThreads) {
+    int32_t row = -1;
+    if (expert_ids[c] >= 0) {
+      row = atomicAdd(&counts[expert_ids[c]], 1);
+      sorted.choices[row] = c;
+    }
+    sorted.row_of_choice[c] = row;
+  }
+}
+
+// Grid: tokens, tiles of the row. A token's sum is in the order of its choices.
+__global__ void AddExpertsKernel(const float* results,
+                                 const int32_t* row_of_choice,
+                                 const float* weights, int32_t top_k,
+                                 int64_t width, float* out) {
+  const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
+  if (i >= width) return;
+  const int64_t first = int64_t{blockIdx.x} * top_k;
+  float sum = out[blockIdx.x * width + i];
+  for (int64_t c = first; c < first + top_k; ++c) {
+    const int64_t row = row_of_choice[c];
+    if (row >= 0) sum = fmaf(weights[c], results[row * width + i], sum);
+  }
+  out[blockIdx.x * width + i] = sum;
+}
+
+int64_t RoundUp(int64_t n) { return (n + 63) / 64 * 64; }
+
+}  // namespace
+
+void MoeRoute(LaunchContext& context, const MoeRouteParams& p) {
+  if (p.num_tokens == 0) return;
+  const int64_t blocks = (p.num_tokens + kRouteWarps - 1) / kRouteWarps;
+  context.Launch(MoeRouteKernel, dim3(static_cast<unsigned>(blocks)),
+                 kRouteWarps * kWarpSize,
+                 kRouteWarps * 2 * (p.num_experts + p.n_group) * sizeof(float),
+                 p);
+}
+
+void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
+                const ExpertMatrices& gate, const ExpertMatrices& up,
+                const ExpertMatrices& down) {
+  const int64_t choices = p.num_tokens * p.top_k;
+  if (choices == 0) return;
+  const auto num_experts = static_cast<int64_t>(p.experts.size());
+  const int64_t hidden = p.hidden_size;
+  const int64_t inner = p.intermediate_size;
+  // Scratch: the sorted choices, gate and up, results; each on a 256-byte edge.
+  const int64_t ints = RoundUp(2 * num_experts + 2) + 2 * RoundUp(choices);
+  const int64_t floats = 2 * RoundUp(choices * inner) + choices * hidden;
+  auto* scratch = static_cast<int32_t*>(context.Scratch(4 * (ints + floats)));
+  if (scratch == nullptr) return;
+  SortedChoices sorted;
+  sorted.first_rows = scratch;
+  sorted.active = sorted.first_rows + num_experts + 1;
+  sorted.num_active = sorted.active + num_experts;
+  sorted.choices = scratch + RoundUp(2 * num_experts + 2);
+  sorted.row_of_choice = sorted.choices + RoundUp(choices);
+  auto* gates = reinterpret_cast<float*>(scratch + ints);
+  float* ups = gates + RoundUp(choices * inner);
+  float* results = ups + RoundUp(choices * inner);
+
+  context.Launch(SortChoicesKernel, dim3(1), kSortThreads,
+                 num_experts * sizeof(int32_t), p.expert_ids,
+                 static_cast<int32_t>(choices),
+                 static_cast<int32_t>(num_experts), sorted);
+  GroupedProduct product;
+  product.num_groups = std::min(num_experts, choices);
+  product.num_rows = choices;
+  product.active = sorted.active;
+  product.num_active = sorted.num_active;
+  product.first_rows = sorted.first_rows;
+  const auto run = [&](const ExpertMatrices& matrices, const float* in,
+                       float* out) {
+    product.shape = matrices.shape;
+    product.groups = matrices.pointers;
+    product.in = in;
+    product.in_stride = matrices.shape.in_features;
+    product.out = out;
+    product.out_stride = matrices.shape.out_features;
+    RunProduct(context, product);
+  };
+  product.source_rows = sorted.choices;
+  product.source_divisor = p.top_k;
+  run(gate, p.in, gates);
+  run(up, p.in, ups);
+  SiluMulParams silu;
+  silu.gate = gates;
+  silu.up = ups;
+  silu.out = gates;
+  silu.num_tokens = choices;
+  silu.width = inner;
+  silu.limit = p.swiglu_limit;
+  SiluMul(context, silu, sorted.first_rows + num_experts);
+  product.source_rows = nullptr;
+  run(down, gates, results);
+  constexpr unsigned kThreads = 256;
+  context.Launch(
+      AddExpertsKernel,
+      dim3(static_cast<unsigned>(p.num_tokens),
+           static_cast<unsigned>((hidden + kThreads - 1) / kThreads)),
+      kThreads, 0, results, sorted.row_of_choice, p.expert_weights, p.top_k,
+      hidden, p.out);
+}
+
+}  // namespace shoal::cuda

@@ -1,0 +1,24 @@
+// Launchers of the experts' ops: the choice, and running the chosen ones with
+// tokens grouped by expert. Pointers are the device's.
+#pragma once
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear.h"
+#include "kernels/moe.h"
+
+namespace shoal::cuda {
+
+void MoeRoute(LaunchContext& context, const MoeRouteParams& params);
+
+// One of the three matrices of all experts.
+struct ExpertMatrices {
+  MatrixShape shape;
+  const WeightPointers* pointers = nullptr;  // device [num_experts]
+};
+
+// MoeExpertsParams without its span, whose matrices are the three given.
+void MoeExperts(LaunchContext& context, const MoeExpertsParams& params,
+                const ExpertMatrices& gate, const ExpertMatrices& up,
+                const ExpertMatrices& down);
+
+}  // namespace shoal::cuda

@@ -1,0 +1,251 @@
+// Ops on rows: norms, rotation, gating, copies. Memory-bound, a warp or a
+// thread block a row.
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/row_ops.h"
+
+namespace shoal::cuda {
+namespace {
+
+constexpr unsigned kThreads = 256;
+// Rows of at most so many values are a warp's, longer ones a thread block's.
+constexpr int64_t kWarpWidth = 512;
+
+unsigned RowThreads(int64_t width) {
+  return width <= kWarpWidth ? kWarpSize : kThreads;
+}
+
+unsigned Blocks(int64_t items, int64_t per_block) {
+  return static_cast<unsigned>((items + per_block - 1) / per_block);
+}
+
+__global__ void RmsNormKernel(RmsNormParams p) {
+  __shared__ float partial[kWarpSize];
+  const float* in = p.in + blockIdx.x * p.in_stride;
+  float* out = p.out + blockIdx.x * p.out_stride;
+  float sum = 0;
+  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
+    sum = fmaf(in[i], in[i], sum);
+  }
+  sum = BlockSum(sum, partial);
+  const float factor = 1.0f / sqrtf(sum / static_cast<float>(p.width) + p.eps);
+  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
+    const float weight = p.weight != nullptr ? p.weight[i] : 1.0f;
+    out[i] = in[i] * factor * weight;
+  }
+}
+
+__global__ void LayerNormKernel(LayerNormParams p) {
+  __shared__ float partial[kWarpSize];
+  const float* in = p.in + blockIdx.x * p.width;
+  float* out = p.out + blockIdx.x * p.width;
+  float sum = 0;
+  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) sum += in[i];
+  const float mean = BlockSum(sum, partial) / static_cast<float>(p.width);
+  float squares = 0;
+  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
+    const float difference = in[i] - mean;
+    squares = fmaf(difference, difference, squares);
+  }
+  squares = BlockSum(squares, partial);
+  const float factor =
+      1.0f / sqrtf(squares / static_cast<float>(p.width) + p.eps);
+  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
+    out[i] = (in[i] - mean) * factor * p.weight[i] + p.bias[i];
+  }
+}
+
+// A thread a pair of one head of one token.
+__global__ void RopeKernel(RopeParams p) {
+  const int64_t half = p.rotary_dim / 2;
+  const int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (item >= p.num_tokens * p.num_heads * half) return;
+  const int64_t i = item % half;
+  const int64_t head = item / half % p.num_heads;
+  const int64_t token = item / half / p.num_heads;
+  float* x = p.x + token * p.token_stride + head * p.head_dim + p.offset;
+  const bool split = p.layout == RopeLayout::kHalfSplit;
+  float* first = x + (split ? i : 2 * i);
+  float* second = split ? first + half : first + 1;
+  const float cos = p.cos[token * half + i];
+  const float sin =
+      p.inverse ? -p.sin[token * half + i] : p.sin[token * half + i];
+  const float a = *first;
+  const float b = *second;
+  *first = a * cos - b * sin;
+  *second = b * cos + a * sin;
+}
+
+__device__ __forceinline__ float Gated(float gate, float up, float limit) {
+  if (limit > 0) {
+    gate = gate > limit ? limit : gate;  // NaN stays
+    up = up > limit ? limit : up < -limit ? -limit : up;
+  }
+  return gate / (1.0f + expf(-gate)) * up;
+}
+
+// `num_rows`, if given, lies on the device: rows beyond it are left alone.
+__global__ void SiluMulKernel(SiluMulParams p, const int32_t* num_rows) {
+  const int64_t n = (num_rows != nullptr ? *num_rows : p.num_tokens) * p.width;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += stride) {
+    p.out[i] = Gated(p.gate[i], p.up[i], p.limit);
+  }
+}
+
+__global__ void ZeroKernel(float* out, int64_t n) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += stride) {
+    out[i] = 0;
+  }
+}
+
+struct CacheWriteArgs {
+  const float* rows;
+  const int64_t* slots;
+  int64_t width, stride;
+  void* cache;
+  DType dtype;
+};
+
+// A thread block a row.
+__global__ void CacheWriteKernel(CacheWriteArgs p) {
+  const int64_t slot = p.slots[blockIdx.x];
+  if (slot < 0) return;
+  const float* row = p.rows + blockIdx.x * p.stride;
+  for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
+    const int64_t at = slot * p.width + i;
+    if (p.dtype == DType::kF32) {
+      static_cast<float*>(p.cache)[at] = row[i];
+    } else {
+      static_cast<uint16_t*>(p.cache)[at] =
+          p.dtype == DType::kBF16 ? NarrowBF16(row[i]) : NarrowF16(row[i]);
+    }
+  }
+}
+
+// A thread block a row of `bytes`, in words of T.
+template <typename T>
+__global__ void CopyRowsKernel(const uint8_t* from, uint8_t* to,
+                               const int32_t* from_rows, const int32_t* to_rows,
+                               int64_t bytes) {
+  const auto* source =
+      reinterpret_cast<const T*>(from + from_rows[blockIdx.x] * bytes);
+  auto* target = reinterpret_cast<T*>(to + to_rows[blockIdx.x] * bytes);
+  const int64_t words = bytes / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
+    target[i] = source[i];
+  }
+}
+
+struct CopyTailsArgs {
+  const float* in;
+  float* out;
+  int64_t in_token_stride, in_head_stride, out_token_stride, out_head_stride;
+  int64_t num_tokens, num_heads, tail;
+};
+
+// A thread a value; `in` and `out` point at the first tails.
+__global__ void CopyTailsKernel(CopyTailsArgs p) {
+  const int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (item >= p.num_tokens * p.num_heads * p.tail) return;
+  const int64_t i = item % p.tail;
+  const int64_t head = item / p.tail % p.num_heads;
+  const int64_t token = item / p.tail / p.num_heads;
+  p.out[token * p.out_token_stride + head * p.out_head_stride + i] =
+      p.in[token * p.in_token_stride + head * p.in_head_stride + i];
+}
+
+// Grid-stride over `n` values.
+unsigned StrideBlocks(const LaunchContext& context, int64_t n) {
+  return static_cast<unsigned>(std::min<int64_t>(
+      Blocks(n, kThreads), 16 * context.num_multiprocessors()));
+}
+
+}  // namespace
+
+void CopyTails(LaunchContext& context, const HeadLinearParams& p,
+               int64_t in_features, int64_t out_features) {
+  const auto heads = static_cast<int64_t>(p.weights.size());
+  const int64_t n = p.num_tokens * heads * p.tail;
+  if (n == 0) return;
+  const CopyTailsArgs args = {p.in + in_features,
+                              p.out + out_features,
+                              p.in_token_stride,
+                              p.in_head_stride,
+                              p.out_token_stride,
+                              p.out_head_stride,
+                              p.num_tokens,
+                              heads,
+                              p.tail};
+  context.Launch(CopyTailsKernel, dim3(Blocks(n, kThreads)), kThreads, 0, args);
+}
+
+void RmsNorm(LaunchContext& context, const RmsNormParams& p) {
+  if (p.num_rows == 0) return;
+  context.Launch(RmsNormKernel, dim3(static_cast<unsigned>(p.num_rows)),
+                 RowThreads(p.width), 0, p);
+}
+
+void LayerNorm(LaunchContext& context, const LayerNormParams& p) {
+  if (p.num_rows == 0) return;
+  context.Launch(LayerNormKernel, dim3(static_cast<unsigned>(p.num_rows)),
+                 RowThreads(p.width), 0, p);
+}
+
+void Rope(LaunchContext& context, const RopeParams& p) {
+  const int64_t pairs = p.num_tokens * p.num_heads * (p.rotary_dim / 2);
+  if (pairs == 0) return;
+  context.Launch(RopeKernel, dim3(Blocks(pairs, kThreads)), kThreads, 0, p);
+}
+
+void SiluMul(LaunchContext& context, const SiluMulParams& p,
+             const int32_t* num_rows) {
+  const int64_t n = p.num_tokens * p.width;
+  if (n == 0) return;
+  context.Launch(SiluMulKernel, dim3(StrideBlocks(context, n)), kThreads, 0, p,
+                 num_rows);
+}
+
+void Zero(LaunchContext& context, float* out, int64_t n) {
+  if (n == 0) return;
+  context.Launch(ZeroKernel, dim3(StrideBlocks(context, n)), kThreads, 0, out,
+                 n);
+}
+
+void CacheWrite(LaunchContext& context, const CacheWriteParams& p) {
+  if (p.num_tokens == 0) return;
+  const CacheWriteArgs args = {p.rows,       p.slot_mapping, p.row_width,
+                               p.row_stride, p.cache.data,   p.cache.dtype};
+  context.Launch(CacheWriteKernel, dim3(static_cast<unsigned>(p.num_tokens)),
+                 RowThreads(p.row_width), 0, args);
+}
+
+void CopyRows(LaunchContext& context, const CopyRowsParams& p) {
+  if (p.num_rows == 0) return;
+  const int64_t width = p.from.dim(p.from.rank - 1);
+  const int64_t bytes = DTypeBytes(p.from.dtype, width);
+  const auto* from = static_cast<const uint8_t*>(p.from.data);
+  auto* to = static_cast<uint8_t*>(p.to.data);
+  const dim3 grid(static_cast<unsigned>(p.num_rows));
+  const auto places = reinterpret_cast<uintptr_t>(from) |
+                      reinterpret_cast<uintptr_t>(to) |
+                      static_cast<uintptr_t>(bytes);
+  const auto launch = [&](auto kernel) {
+    context.Launch(kernel, grid, RowThreads(width), 0, from, to, p.from_rows,
+                   p.to_rows, bytes);
+  };
+  if (places % sizeof(uint4) == 0) {
+    launch(CopyRowsKernel<uint4>);
+  } else if (places % sizeof(uint16_t) == 0) {
+    launch(CopyRowsKernel<uint16_t>);
+  } else {
+    launch(CopyRowsKernel<uint8_t>);
+  }
+}
+
+}  // namespace shoal::cuda

@@ -1,0 +1,26 @@
+// The CUDA kernel table as the op tests' only one: over the shim or over a GPU,
+// whichever the binary is linked with.
+#include <cstdio>
+#include <cstdlib>
+
+#include "kernels/cuda/cuda_table.h"
+#include "tests/kernels/op_test_support.h"
+#include "tests/simt/mirrored_table.h"
+
+namespace shoal {
+
+std::vector<TestedTable> TestedTables() {
+  return {{"cuda", nullptr, []() -> std::unique_ptr<KernelTable> {
+             CudaOptions options;
+             options.chunk_bytes = 64 << 10;  // ends of buffers lie close
+             auto table = MakeCudaKernelTable(options);
+             if (!table.ok()) {
+               std::fprintf(stderr, "%s\n",
+                            std::string(table.status().message()).c_str());
+               std::abort();
+             }
+             return std::make_unique<MirroredTable>(*std::move(table));
+           }}};
+}
+
+}  // namespace shoal

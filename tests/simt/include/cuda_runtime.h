@@ -1,0 +1,161 @@
+// Stands in for CUDA's header where kernels are compiled for the host: what
+// kernels/cuda uses of the language and the runtime, over tests/simt/machine.h.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "tests/simt/machine.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __shared__ static
+#define __constant__ static const
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1)  // NOLINT
+      : x(x), y(y), z(z) {}
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+// --- Inside kernels.
+
+inline void __syncthreads() { shoal::simt::BlockBarrier(); }
+inline void __syncwarp() { shoal::simt::WarpBallot(true); }
+inline unsigned __ballot_sync(unsigned, bool predicate) {
+  return shoal::simt::WarpBallot(predicate);
+}
+inline int __any_sync(unsigned, bool predicate) {
+  return shoal::simt::WarpBallot(predicate) != 0;
+}
+
+template <typename T>
+T ShoalSimtShuffle(T value, int source) {
+  static_assert(sizeof(T) <= 8);
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = shoal::simt::WarpExchange(bits, source);
+  std::memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+template <typename T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return ShoalSimtShuffle(value, lane % 32);
+}
+template <typename T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return ShoalSimtShuffle(value, lane ^ mask);
+}
+template <typename T>
+T __shfl_up_sync(unsigned, T value, int delta) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  return ShoalSimtShuffle(value, lane < delta ? lane : lane - delta);
+}
+
+// Threads take turns: nothing comes between.
+template <typename T, typename U>
+T atomicAdd(T* address, U value) {
+  const T old = *address;
+  *address = old + static_cast<T>(value);
+  return old;
+}
+
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline int __popc(unsigned x) { return std::popcount(x); }
+template <typename T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+// --- The runtime. A stream does at once what it is given.
+
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719,
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+inline constexpr unsigned cudaStreamNonBlocking = 1;
+inline constexpr unsigned cudaEventDisableTiming = 2;
+
+using cudaStream_t = struct ShoalSimtStream*;
+using cudaEvent_t = struct ShoalSimtEvent*;
+struct cudaLaunchAttribute {};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute,
+                                   int device);
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
+cudaError_t cudaMalloc(void** data, size_t bytes);
+cudaError_t cudaFree(void* data);
+cudaError_t cudaMallocHost(void** data, size_t bytes);
+cudaError_t cudaFreeHost(void* data);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes,
+                            cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes,
+                            cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+
+// What a kernel may use as dynamic shared memory: 48 KiB unless it has asked.
+size_t ShoalSimtSharedLimit(const void* kernel);
+cudaError_t ShoalSimtSetSharedLimit(const void* kernel, int bytes);
+
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
+  return ShoalSimtSetSharedLimit(reinterpret_cast<const void*>(kernel), value);
+}
+
+template <typename... Params, typename... Args>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
+                               void (*kernel)(Params...), Args&&... args) {
+  if (!shoal::simt::CountLaunch()) return cudaErrorLaunchFailure;
+  shoal::simt::LaunchShape shape;
+  shape.grid = {config->gridDim.x, config->gridDim.y, config->gridDim.z};
+  shape.block = {config->blockDim.x, config->blockDim.y, config->blockDim.z};
+  shape.shared_bytes = config->dynamicSmemBytes;
+  const bool launched = shoal::simt::RunGrid(
+      shape, ShoalSimtSharedLimit(reinterpret_cast<const void*>(kernel)),
+      [&] { kernel(args...); });
+  return launched ? cudaSuccess : cudaErrorInvalidConfiguration;
+}

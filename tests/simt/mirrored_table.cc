@@ -1,0 +1,459 @@
+#include "tests/simt/mirrored_table.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+namespace shoal {
+namespace {
+
+// The arrays of one op. Every argument is named twice: In(), Out() or Both()
+// with its extent, and after Send() by At() with its place on the device.
+class Mirror {
+ public:
+  explicit Mirror(KernelTable& inner) : inner_(inner) {}
+  Mirror(const Mirror&) = delete;
+  Mirror& operator=(const Mirror&) = delete;
+
+  template <typename T>
+  void In(const T* data, int64_t count) {
+    Add(data, count * static_cast<int64_t>(sizeof(T)), false);
+  }
+  template <typename T>
+  void Out(T* data, int64_t count) {
+    Add(data, count * static_cast<int64_t>(sizeof(T)), true);
+  }
+  void In(const ConstTensorView& view) { Add(view.data, view.bytes(), false); }
+
+  void Send() {
+    std::sort(pieces_.begin(), pieces_.end(),
+              [](const Piece& a, const Piece& b) { return a.begin < b.begin; });
+    for (const Piece& piece : pieces_) {
+      if (ranges_.empty() || piece.begin >= ranges_.back().end) {
+        ranges_.push_back({piece.begin, piece.end, nullptr});
+      } else {
+        ranges_.back().end = std::max(ranges_.back().end, piece.end);
+      }
+    }
+    for (Range& range : ranges_) {
+      range.buffer = *inner_.Allocate(range.end - range.begin);
+      inner_.Upload(range.begin, range.end - range.begin, range.buffer->data());
+    }
+  }
+
+  template <typename T>
+  T* At(T* data) const {
+    if (data == nullptr) return nullptr;
+    const auto* address = reinterpret_cast<const uint8_t*>(data);
+    for (const Range& range : ranges_) {
+      if (address < range.begin || address >= range.end) continue;
+      return reinterpret_cast<T*>(static_cast<uint8_t*>(range.buffer->data()) +
+                                  (address - range.begin));
+    }
+    return data;  // an array of no elements
+  }
+  void Move(ConstTensorView& view) const {
+    view.data = At(static_cast<const uint8_t*>(view.data));
+  }
+
+  // What was written, back to the host.
+  void Fetch() {
+    for (const Piece& piece : pieces_) {
+      if (!piece.written) continue;
+      auto* host = const_cast<uint8_t*>(piece.begin);
+      const absl::Status status =
+          inner_.Download(At(host), piece.end - piece.begin, host);
+      if (status.ok()) continue;
+      std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+      std::abort();
+    }
+  }
+
+ private:
+  struct Piece {
+    const uint8_t* begin;
+    const uint8_t* end;
+    bool written;
+  };
+  struct Range {
+    const uint8_t* begin;
+    const uint8_t* end;
+    std::unique_ptr<DeviceBuffer> buffer;
+  };
+
+  void Add(const void* data, int64_t bytes, bool written) {
+    if (data == nullptr || bytes == 0) return;
+    const auto* begin = static_cast<const uint8_t*>(data);
+    pieces_.push_back({begin, begin + bytes, written});
+  }
+
+  KernelTable& inner_;
+  std::vector<Piece> pieces_;
+  std::vector<Range> ranges_;
+};
+
+// Elements of `rows` rows of `width`, `stride` apart.
+int64_t Extent(int64_t rows, int64_t stride, int64_t width) {
+  return rows == 0 ? 0 : (rows - 1) * stride + width;
+}
+
+}  // namespace
+
+void MirroredTable::Linear(const LinearParams& params) {
+  LinearParams p = params;
+  std::vector<LinearPart> parts(p.parts.begin(), p.parts.end());
+  Mirror mirror(*inner_);
+  mirror.In(p.in, p.num_tokens * p.in_features);
+  for (const LinearPart& part : parts) {
+    const int64_t width = part.weight->out_features();
+    const int64_t stride = part.out_stride > 0 ? part.out_stride : width;
+    mirror.In(part.bias, width);
+    mirror.Out(part.out, Extent(p.num_tokens, stride, width));
+  }
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  for (LinearPart& part : parts) {
+    part.bias = mirror.At(part.bias);
+    part.out = mirror.At(part.out);
+  }
+  p.parts = parts;
+  inner_->Linear(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::HeadLinear(const HeadLinearParams& params) {
+  HeadLinearParams p = params;
+  const auto heads = static_cast<int64_t>(p.weights.size());
+  const PackedMatrix& weight = *p.weights.front();
+  Mirror mirror(*inner_);
+  mirror.In(p.in, Extent(p.num_tokens, p.in_token_stride,
+                         Extent(heads, p.in_head_stride,
+                                weight.in_features() + p.tail)));
+  mirror.Out(p.out, Extent(p.num_tokens, p.out_token_stride,
+                           Extent(heads, p.out_head_stride,
+                                  weight.out_features() + p.tail)));
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  p.out = mirror.At(p.out);
+  inner_->HeadLinear(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::Zero(float* out, int64_t n) {
+  Mirror mirror(*inner_);
+  mirror.Out(out, n);
+  mirror.Send();
+  inner_->Zero(mirror.At(out), n);
+  mirror.Fetch();
+}
+
+void MirroredTable::Embedding(const EmbeddingParams& params) {
+  EmbeddingParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.table.data);
+  if (!p.table.scales.empty()) mirror.In(p.table.scales);
+  mirror.In(p.token_ids, p.num_tokens);
+  mirror.Out(p.out, p.num_tokens * p.table.in_features());
+  mirror.Send();
+  mirror.Move(p.table.data);
+  if (!p.table.scales.empty()) mirror.Move(p.table.scales);
+  p.token_ids = mirror.At(p.token_ids);
+  p.out = mirror.At(p.out);
+  inner_->Embedding(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::RmsNorm(const RmsNormParams& params) {
+  RmsNormParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.in, Extent(p.num_rows, p.in_stride, p.width));
+  mirror.In(p.weight, p.width);
+  mirror.Out(p.out, Extent(p.num_rows, p.out_stride, p.width));
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  p.weight = mirror.At(p.weight);
+  p.out = mirror.At(p.out);
+  inner_->RmsNorm(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::LayerNorm(const LayerNormParams& params) {
+  LayerNormParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.in, p.num_rows * p.width);
+  mirror.In(p.weight, p.width);
+  mirror.In(p.bias, p.width);
+  mirror.Out(p.out, p.num_rows * p.width);
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  p.weight = mirror.At(p.weight);
+  p.bias = mirror.At(p.bias);
+  p.out = mirror.At(p.out);
+  inner_->LayerNorm(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::Rope(const RopeParams& params) {
+  RopeParams p = params;
+  Mirror mirror(*inner_);
+  mirror.Out(p.x, Extent(p.num_tokens, p.token_stride,
+                         int64_t{p.num_heads} * p.head_dim));
+  mirror.In(p.cos, p.num_tokens * p.rotary_dim / 2);
+  mirror.In(p.sin, p.num_tokens * p.rotary_dim / 2);
+  mirror.Send();
+  p.x = mirror.At(p.x);
+  p.cos = mirror.At(p.cos);
+  p.sin = mirror.At(p.sin);
+  inner_->Rope(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::SiluMul(const SiluMulParams& params) {
+  SiluMulParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.gate, p.num_tokens * p.width);
+  mirror.In(p.up, p.num_tokens * p.width);
+  mirror.Out(p.out, p.num_tokens * p.width);
+  mirror.Send();
+  p.gate = mirror.At(p.gate);
+  p.up = mirror.At(p.up);
+  p.out = mirror.At(p.out);
+  inner_->SiluMul(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::CacheWrite(const CacheWriteParams& params) {
+  CacheWriteParams p = params;
+  auto* cache = static_cast<uint8_t*>(p.cache.data);
+  Mirror mirror(*inner_);
+  mirror.In(p.rows, Extent(p.num_tokens, p.row_stride, p.row_width));
+  mirror.In(p.slot_mapping, p.num_tokens);
+  mirror.Out(cache, p.cache.bytes());
+  mirror.Send();
+  p.rows = mirror.At(p.rows);
+  p.slot_mapping = mirror.At(p.slot_mapping);
+  p.cache.data = mirror.At(cache);
+  inner_->CacheWrite(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::PagedAttention(const PagedAttentionParams& params) {
+  PagedAttentionParams p = params;
+  const int64_t tokens = p.cu_seqlens_q[p.num_seqs];
+  Mirror mirror(*inner_);
+  mirror.In(p.q, tokens * p.num_heads * p.head_dim);
+  mirror.In(p.cu_seqlens_q, p.num_seqs + 1);
+  mirror.In(p.context_lens, p.num_seqs);
+  mirror.In(p.block_tables, int64_t{p.num_seqs} * p.max_blocks);
+  mirror.In(p.k_cache);
+  mirror.In(p.v_cache);
+  mirror.Out(p.out, tokens * p.num_heads * p.v_dim);
+  mirror.Send();
+  p.q = mirror.At(p.q);
+  p.cu_seqlens_q = mirror.At(p.cu_seqlens_q);
+  p.context_lens = mirror.At(p.context_lens);
+  p.block_tables = mirror.At(p.block_tables);
+  mirror.Move(p.k_cache);
+  mirror.Move(p.v_cache);
+  p.out = mirror.At(p.out);
+  inner_->PagedAttention(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::LatentAttention(const LatentAttentionParams& params) {
+  LatentAttentionParams p = params;
+  const int64_t tokens = p.cu_seqlens_q[p.num_seqs];
+  const auto heads = static_cast<int64_t>(p.k_weights.size());
+  Mirror mirror(*inner_);
+  mirror.In(p.q,
+            tokens * heads * (p.k_weights.front()->in_features() + p.rope_dim));
+  mirror.In(p.cu_seqlens_q, p.num_seqs + 1);
+  mirror.In(p.context_lens, p.num_seqs);
+  mirror.In(p.block_tables, int64_t{p.num_seqs} * p.max_blocks);
+  mirror.In(p.cache);
+  mirror.Out(p.out, tokens * heads * p.v_weights.front()->out_features());
+  mirror.Send();
+  p.q = mirror.At(p.q);
+  p.cu_seqlens_q = mirror.At(p.cu_seqlens_q);
+  p.context_lens = mirror.At(p.context_lens);
+  p.block_tables = mirror.At(p.block_tables);
+  mirror.Move(p.cache);
+  p.out = mirror.At(p.out);
+  inner_->LatentAttention(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::CopyRows(const CopyRowsParams& params) {
+  CopyRowsParams p = params;
+  auto* to = static_cast<uint8_t*>(p.to.data);
+  Mirror mirror(*inner_);
+  mirror.In(p.from);
+  mirror.Out(to, p.to.bytes());
+  mirror.In(p.from_rows, p.num_rows);
+  mirror.In(p.to_rows, p.num_rows);
+  mirror.Send();
+  mirror.Move(p.from);
+  p.to.data = mirror.At(to);
+  p.from_rows = mirror.At(p.from_rows);
+  p.to_rows = mirror.At(p.to_rows);
+  inner_->CopyRows(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::KeySelect(const KeySelectParams& params) {
+  KeySelectParams p = params;
+  const int64_t tokens = p.cu_seqlens_q[p.num_seqs];
+  Mirror mirror(*inner_);
+  mirror.In(p.q, tokens * p.num_heads * p.head_dim);
+  mirror.In(p.weights, tokens * p.num_heads);
+  mirror.In(p.keys);
+  mirror.In(p.cu_seqlens_q, p.num_seqs + 1);
+  mirror.In(p.block_tables, int64_t{p.num_seqs} * p.max_blocks);
+  mirror.In(p.num_visible, tokens);
+  mirror.Out(p.slots, tokens * p.top_k);
+  mirror.Out(p.num_selected, tokens);
+  mirror.Send();
+  p.q = mirror.At(p.q);
+  p.weights = mirror.At(p.weights);
+  mirror.Move(p.keys);
+  p.cu_seqlens_q = mirror.At(p.cu_seqlens_q);
+  p.block_tables = mirror.At(p.block_tables);
+  p.num_visible = mirror.At(p.num_visible);
+  p.slots = mirror.At(p.slots);
+  p.num_selected = mirror.At(p.num_selected);
+  inner_->KeySelect(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::SparseAttention(const SparseAttentionParams& params) {
+  SparseAttentionParams p = params;
+  std::vector<KeySource> sources(p.sources.begin(), p.sources.end());
+  Mirror mirror(*inner_);
+  mirror.In(p.q, p.num_tokens * p.num_heads * p.head_dim);
+  for (const KeySource& source : sources) {
+    mirror.In(source.rows);
+    mirror.In(source.slots, p.num_tokens * source.max_keys);
+    mirror.In(source.counts, p.num_tokens);
+  }
+  mirror.In(p.sinks, p.num_heads);
+  mirror.Out(p.out, p.num_tokens * p.num_heads * p.v_dim);
+  mirror.Send();
+  p.q = mirror.At(p.q);
+  for (KeySource& source : sources) {
+    mirror.Move(source.rows);
+    source.slots = mirror.At(source.slots);
+    source.counts = mirror.At(source.counts);
+  }
+  p.sources = sources;
+  p.sinks = mirror.At(p.sinks);
+  p.out = mirror.At(p.out);
+  inner_->SparseAttention(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::Compress(const CompressParams& params) {
+  CompressParams p = params;
+  const int64_t tokens = p.cu_seqlens_q[p.num_seqs];
+  const int64_t channels = p.overlap ? 2 * p.width : p.width;
+  const int64_t slots =
+      *std::max_element(p.state_slots, p.state_slots + p.num_seqs) + 1;
+  const int64_t closed = std::count_if(
+      p.positions, p.positions + tokens,
+      [&](int32_t position) { return (position + 1) % p.ratio == 0; });
+  Mirror mirror(*inner_);
+  mirror.In(p.values, tokens * channels);
+  mirror.In(p.gates, tokens * channels);
+  mirror.In(p.ape, p.ratio * channels);
+  mirror.Out(p.state, slots * CompressStateWidth(p.width, p.overlap));
+  mirror.In(p.state_slots, p.num_seqs);
+  mirror.In(p.cu_seqlens_q, p.num_seqs + 1);
+  mirror.In(p.positions, tokens);
+  mirror.Out(p.out, closed * p.width);
+  mirror.Send();
+  p.values = mirror.At(p.values);
+  p.gates = mirror.At(p.gates);
+  p.ape = mirror.At(p.ape);
+  p.state = mirror.At(p.state);
+  p.state_slots = mirror.At(p.state_slots);
+  p.cu_seqlens_q = mirror.At(p.cu_seqlens_q);
+  p.positions = mirror.At(p.positions);
+  p.out = mirror.At(p.out);
+  inner_->Compress(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::HyperMix(const HyperMixParams& params) {
+  HyperMixParams p = params;
+  const int64_t mixing = p.post == nullptr ? p.m : (2 + p.m) * p.m;
+  Mirror mirror(*inner_);
+  mirror.In(p.streams, p.num_tokens * p.m * p.hidden_size);
+  mirror.In(p.mixing, p.num_tokens * mixing);
+  mirror.In(p.base, mixing);
+  mirror.In(p.scale, p.post == nullptr ? 1 : 3);
+  mirror.Out(p.out, p.num_tokens * p.hidden_size);
+  mirror.Out(p.post, p.num_tokens * p.m);
+  mirror.Out(p.comb, p.num_tokens * p.m * p.m);
+  mirror.Send();
+  p.streams = mirror.At(p.streams);
+  p.mixing = mirror.At(p.mixing);
+  p.base = mirror.At(p.base);
+  p.scale = mirror.At(p.scale);
+  p.out = mirror.At(p.out);
+  p.post = mirror.At(p.post);
+  p.comb = mirror.At(p.comb);
+  inner_->HyperMix(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::HyperExpand(const HyperExpandParams& params) {
+  HyperExpandParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.y, p.num_tokens * p.hidden_size);
+  mirror.In(p.post, p.num_tokens * p.m);
+  mirror.In(p.comb, p.num_tokens * p.m * p.m);
+  mirror.Out(p.streams, p.num_tokens * p.m * p.hidden_size);
+  mirror.Send();
+  p.y = mirror.At(p.y);
+  p.post = mirror.At(p.post);
+  p.comb = mirror.At(p.comb);
+  p.streams = mirror.At(p.streams);
+  inner_->HyperExpand(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::MoeRoute(const MoeRouteParams& params) {
+  MoeRouteParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.logits, p.num_tokens * p.num_experts);
+  mirror.In(p.bias, p.num_experts);
+  mirror.In(p.forced_ids, p.num_tokens * p.top_k);
+  mirror.Out(p.expert_ids, p.num_tokens * p.top_k);
+  mirror.Out(p.expert_weights, p.num_tokens * p.top_k);
+  mirror.Send();
+  p.logits = mirror.At(p.logits);
+  p.bias = mirror.At(p.bias);
+  p.forced_ids = mirror.At(p.forced_ids);
+  p.expert_ids = mirror.At(p.expert_ids);
+  p.expert_weights = mirror.At(p.expert_weights);
+  inner_->MoeRoute(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::MoeExperts(const MoeExpertsParams& params) {
+  MoeExpertsParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.in, p.num_tokens * p.hidden_size);
+  mirror.In(p.expert_ids, p.num_tokens * p.top_k);
+  mirror.In(p.expert_weights, p.num_tokens * p.top_k);
+  mirror.Out(p.out, p.num_tokens * p.hidden_size);
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  p.expert_ids = mirror.At(p.expert_ids);
+  p.expert_weights = mirror.At(p.expert_weights);
+  p.out = mirror.At(p.out);
+  inner_->MoeExperts(p);
+  mirror.Fetch();
+}
+
+}  // namespace shoal
