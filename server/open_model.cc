@@ -11,6 +11,10 @@
 #include "absl/time/time.h"
 #include "kernels/cpu/cpu_table.h"
 
+#if defined(SHOAL_WITH_CUDA)
+#include "kernels/cuda/cuda_table.h"
+#endif
+
 namespace shoal {
 namespace {
 
@@ -47,14 +51,19 @@ absl::StatusOr<DType> ParseCacheDType(const std::string& name, bool exact) {
       "kv-cache-dtype: expected auto, f32, bf16 or f16, got \"", name, "\""));
 }
 
-// `auto` is the CPU as long as the build has nothing else.
+absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaTable() {
+#if defined(SHOAL_WITH_CUDA)
+  return MakeCudaKernelTable();
+#else
+  return absl::FailedPreconditionError("device: this build has no CUDA engine");
+#endif
+}
+
+// `auto` is the CPU as long as no CUDA device has run this code.
 absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
     const ModelOptions& options) {
   if (options.make_kernels) return options.make_kernels();
-  if (options.device == "cuda") {
-    return absl::FailedPreconditionError(
-        "device: this build has no CUDA engine");
-  }
+  if (options.device == "cuda") return MakeCudaTable();
   if (options.device != "auto" && options.device != "cpu") {
     return absl::InvalidArgumentError(absl::StrCat(
         "device: expected auto, cpu or cuda, got \"", options.device, "\""));
