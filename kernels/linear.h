@@ -3,8 +3,8 @@
 // A weight is packed once at load into whatever layout the backend's kernel
 // eats without shuffles (PackedMatrix is opaque and belongs to the table that
 // made it). Activations stay f32 outside; with Precision::kFast a kernel may
-// round each input row to int8 blocks (quantised weights) or bf16 (16-bit
-// weights); with kExact it dequantises weights and multiplies in f32.
+// round each input row to int8 blocks (quantised weights) or bf16 (weights of
+// bf16, FP8 and FP4); with kExact it dequantises weights and multiplies in f32.
 //
 // Batch invariance: the value of out[t, o] depends on row t and weight row o
 // only, bit for bit, never on num_tokens or the thread count. Greedy decoding
@@ -20,7 +20,7 @@ namespace shoal {
 
 enum class Precision : uint8_t {
   kExact,  // f32 activations: what the goldens are held to
-  kFast,   // activations rounded to 8 bits (quantised) or bf16 per row
+  kFast,   // activations rounded to 8 bits or bf16, as the weights' type asks
 };
 
 // A weight matrix as stored in a checkpoint.

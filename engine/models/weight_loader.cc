@@ -122,7 +122,11 @@ std::unique_ptr<HeadWeight> WeightLoader::Rows(const std::string& name,
     return nullptr;
   }
   bytes_ += (*packed)->owned_bytes();
-  if ((*packed)->borrows_source()) bytes_ += rows.data.bytes();
+  if ((*packed)->borrows_source()) {
+    bytes_ += rows.data.bytes();
+  } else {
+    checkpoint_.DropPages(rows.data);
+  }
   head->matrix_ = *std::move(packed);
   return head;
 }
