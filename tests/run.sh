@@ -48,7 +48,7 @@ run_sanitized() {
   build "build-$1" all_tests -DCMAKE_BUILD_TYPE=RelWithDebInfo -DSHOAL_SANITIZE="$1"
   ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1 \
     UBSAN_OPTIONS=print_stacktrace=1 \
-    TSAN_OPTIONS=halt_on_error=1 \
+    TSAN_OPTIONS="halt_on_error=1:suppressions=$root/tests/sanitizer/tsan.supp" \
     ctest --test-dir "build-$1" -L 'unit|golden' -j "$at_once" --timeout 900 \
     --output-on-failure --output-junit "$results/sanitize-$1.xml" |
     grep -vE ' Passed |^ +Start +[0-9]+:'
