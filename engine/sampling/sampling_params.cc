@@ -10,7 +10,8 @@ namespace {
 // Entries a request may bring in a list of token ids.
 constexpr size_t kMaxListed = 4096;
 
-absl::Status Bad(const char* name, const std::string& expected, double got) {
+absl::Status Bad(const char* name, const std::string& expected,
+                 const absl::AlphaNum& got) {
   return absl::InvalidArgumentError(
       absl::StrCat(name, ": expected ", expected, ", got ", got));
 }
@@ -28,7 +29,7 @@ absl::Status CheckTokens(const char* name, const std::vector<int32_t>& tokens,
                          int64_t vocab_size) {
   if (tokens.size() > kMaxListed) {
     return Bad(name, absl::StrCat("at most ", kMaxListed, " ids"),
-               static_cast<double>(tokens.size()));
+               tokens.size());
   }
   for (int32_t token : tokens) {
     if (token < 0 || token >= vocab_size) {
@@ -69,7 +70,7 @@ absl::Status ValidateSamplingParams(const SamplingParams& p,
   }
   if (p.logit_bias.size() > kMaxListed) {
     return Bad("logit_bias", absl::StrCat("at most ", kMaxListed, " entries"),
-               static_cast<double>(p.logit_bias.size()));
+               p.logit_bias.size());
   }
   for (const auto& [token, bias] : p.logit_bias) {
     if (token < 0 || token >= vocab_size) {

@@ -295,5 +295,12 @@ TEST(SamplingParamsTest, EachParameterOutOfRangeNamesItself) {
   EXPECT_FALSE(ValidateSamplingParams(params, 100).ok());
 }
 
+TEST(SamplingParamsTest, ATokenIdIsShownWhole) {
+  SamplingParams params = Params();
+  params.logit_bias = {{99999999, 1}};
+  EXPECT_THAT(std::string(ValidateSamplingParams(params, 100).message()),
+              HasSubstr("got 99999999"));
+}
+
 }  // namespace
 }  // namespace shoal
