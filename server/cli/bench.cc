@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/cache/paged_cache.h"
+#include "engine/loading/active_weights.h"
 #include "engine/sampling/sampler.h"
 #include "nlohmann/json.hpp"
 #include "server/cli/commands.h"
@@ -175,11 +176,15 @@ int RunBench(BenchOptions& options) {
   Bench bench(*model, options);
   absl::Status warm = bench.Run(1, 32, 4).status();
   if (!warm.ok()) return Fail(warm);
+  const ActiveWeights active = CountActiveWeights(*model->checkpoint);
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   if (!options.json) {
-    std::printf("%s on %d threads (%s), ready in %.2f s\n",
-                options.model.path.c_str(), threads,
-                std::string(model->kernels->name()).c_str(), ready);
+    std::printf(
+        "%s on %d threads (%s), ready in %.2f s; a token takes %.1f MB of "
+        "weights\n",
+        options.model.path.c_str(), threads,
+        std::string(model->kernels->name()).c_str(), ready,
+        static_cast<double>(active.bytes) / 1e6);
     std::printf("%6s %7s %9s %16s %16s\n", "batch", "prompt", "generate",
                 "prefill tok/s", "decode tok/s");
   }
@@ -201,6 +206,9 @@ int RunBench(BenchOptions& options) {
            {"threads", threads},
            {"prefill_tokens_per_second", result->prefill_tokens_per_second},
            {"decode_tokens_per_second", result->decode_tokens_per_second},
+           {"active_layer_values", active.layer_values},
+           {"active_head_values", active.head_values},
+           {"active_bytes", active.bytes},
            {"ready_seconds", ready},
            {"peak_rss_bytes", PeakRssBytes()}});
     }

@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/loading/active_weights.h"
 #include "engine/loading/checkpoint.h"
 #include "engine/models/cache_layouts.h"
 #include "server/cli/commands.h"
@@ -91,6 +92,11 @@ int Inspect(const InspectOptions& options) {
                         static_cast<double>(sum.elements) / 1e6,
                         static_cast<double>(sum.bytes) / 1e6));
   }
+  const ActiveWeights active = CountActiveWeights(**checkpoint);
+  PrintRow("active for a token",
+           absl::StrFormat("%.2f M values, %.1f MB",
+                           static_cast<double>(active.values()) / 1e6,
+                           static_cast<double>(active.bytes) / 1e6));
   std::printf("cache\n");
   const CacheLayout layout = MakeCacheLayout(config, DType::kBF16);
   for (const CacheGroup& group : layout.groups) {
