@@ -9,7 +9,7 @@ set -euo pipefail
 build=(
   build-essential ca-certificates ccache cmake ninja-build pkg-config
   libabsl-dev libboost1.81-dev libcli11-dev libgrpc++-dev libgrpc-dev
-  libprotobuf-dev libspdlog-dev libssl-dev nlohmann-json3-dev
+  libprotobuf-dev libspdlog-dev libssl-dev libxxhash-dev nlohmann-json3-dev
   prometheus-cpp-dev protobuf-compiler protobuf-compiler-grpc
 )
 run=(

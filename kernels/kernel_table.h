@@ -73,6 +73,20 @@ class KernelTable {
   virtual absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) = 0;
 
+  // What Pack() makes until EndPacking() is kept in the file `path` or, if that
+  // has it, taken from there. `key` names the stored tensors and everything
+  // else that what is made depends on, the order of the calls included;
+  // `max_bytes` bounds what they make. Unimplemented for a device whose memory
+  // is not the host's; errors of the file system.
+  virtual absl::Status KeepPacked(const std::string& path,
+                                  const std::string& key, int64_t max_bytes) {
+    (void)path, (void)key, (void)max_bytes;
+    return absl::UnimplementedError(
+        "packed weights are kept in files by the CPU only");
+  }
+  // Errors of the file system; FailedPrecondition if the file held more.
+  virtual absl::Status EndPacking() { return absl::OkStatus(); }
+
   virtual void Linear(const LinearParams& params) = 0;
   virtual void HeadLinear(const HeadLinearParams& params) = 0;
   // out[0, n) = 0.

@@ -48,6 +48,8 @@ class PackedMatrix {
   // Whether the stored tensor is still read after packing (its pages must
   // stay mapped).
   bool borrows_source() const { return borrows_source_; }
+  // Whether KeepPacked()'s file had it, so that the stored tensor was not read.
+  bool was_packed() const { return was_packed_; }
 
  protected:
   int64_t out_features_ = 0;
@@ -55,6 +57,7 @@ class PackedMatrix {
   int64_t owned_bytes_ = 0;
   DType source_dtype_ = DType::kF32;
   bool borrows_source_ = true;
+  bool was_packed_ = false;
 };
 
 // One product of a group that shares its input (q, k and v; gate and up), so

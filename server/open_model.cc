@@ -3,10 +3,13 @@
 #include <sched.h>
 
 #include <cstdio>
+#include <filesystem>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "kernels/cpu/cpu_table.h"
@@ -14,6 +17,9 @@
 #if defined(SHOAL_WITH_CUDA)
 #include "kernels/cuda/cuda_table.h"
 #endif
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 namespace shoal {
 namespace {
@@ -74,6 +80,27 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
       *isa, options.threads > 0 ? options.threads : UsableCores());
 }
 
+// Has the table keep what it packs in `folder`, a file a model and instruction
+// set.
+absl::Status KeepPacked(const std::string& folder, const Checkpoint& checkpoint,
+                        KernelTable& kernels) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "weight-cache: cannot make ", folder, ": ", error.message()));
+  }
+  const std::string model =
+      std::filesystem::weakly_canonical(checkpoint.path(), error);
+  const std::string name =
+      absl::StrFormat("%s-%016x.%s.packed", model.substr(model.rfind('/') + 1),
+                      XXH3_64bits(model.data(), model.size()), kernels.name());
+  // Codes are widened to at most 8 bits, a matrix by less than a tile's rows.
+  const int64_t most = 4 * checkpoint.file_bytes() + (int64_t{1} << 30);
+  return kernels.KeepPacked(std::filesystem::path(folder) / name,
+                            checkpoint.fingerprint(), most);
+}
+
 }  // namespace
 
 int UsableCores() {
@@ -101,6 +128,12 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
       LoadCheckpoint(options.path);
   if (!checkpoint.ok()) return checkpoint.status();
   model.checkpoint = *std::move(checkpoint);
+  const bool keeps_packed = !options.weight_cache.empty() && !exact;
+  if (keeps_packed) {
+    absl::Status status =
+        KeepPacked(options.weight_cache, *model.checkpoint, *model.kernels);
+    if (!status.ok()) return status;
+  }
   DecoderOptions decoder_options;
   decoder_options.precision = exact ? Precision::kExact : Precision::kFast;
   decoder_options.kv_cache_dtype = *cache_dtype;
@@ -115,6 +148,8 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
                   });
   if (!decoder.ok()) return decoder.status();
   model.decoder = *std::move(decoder);
+  absl::Status packed = model.kernels->EndPacking();
+  if (!packed.ok()) return packed;
   return model;
 }
 

@@ -22,6 +22,9 @@ struct ModelOptions {
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, f16
   int max_tokens_per_step = 512;
   int index_topk = 0;  // 0: the model's own
+  // Folder that keeps repacked weights for the next start; empty: none. Made
+  // where it is missing. The CPU's only; exact products repack nothing.
+  std::string weight_cache;
   MlaForm mla_form = MlaForm::kAuto;
   // Makes the kernel table; empty: `device` and `cpu_isa` choose.
   std::function<std::unique_ptr<KernelTable>()> make_kernels;
@@ -35,8 +38,8 @@ struct OpenedModel {
 };
 
 // InvalidArgument for a bad option, FailedPrecondition for a device or an
-// instruction set that this build or this machine lacks; else as LoadCheckpoint
-// and MakeDecoder.
+// instruction set that this build or this machine lacks; else as
+// LoadCheckpoint, KernelTable::KeepPacked and MakeDecoder.
 absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options);
 
 // Cores that this process may run on.

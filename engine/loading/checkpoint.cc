@@ -267,6 +267,7 @@ class GgufCheckpoint : public Checkpoint {
     checkpoint->container_ = "gguf";
     checkpoint->path_ = path;
     checkpoint->file_bytes_ = checkpoint->file_->file_bytes();
+    checkpoint->fingerprint_ = checkpoint->file_->Fingerprint();
     return checkpoint;
   }
 
@@ -309,6 +310,7 @@ class FolderCheckpoint : public Checkpoint {
     checkpoint->container_ = "safetensors";
     checkpoint->path_ = path;
     checkpoint->file_bytes_ = checkpoint->folder_->file_bytes();
+    checkpoint->fingerprint_ = checkpoint->folder_->Fingerprint();
     return checkpoint;
   }
 

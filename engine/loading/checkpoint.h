@@ -38,6 +38,9 @@ class Checkpoint {
   const std::string& path() const { return path_; }
   // Sum of the sizes of all weight files.
   int64_t file_bytes() const { return file_bytes_; }
+  // Names, sizes and times of all weight files: whatever is made of weights is
+  // still theirs while this is the same.
+  const std::string& fingerprint() const { return fingerprint_; }
   // Sorted by name; FP8/FP4 scale tensors are folded into their weight.
   const std::map<std::string, WeightView, std::less<>>& weights() const {
     return weights_;
@@ -57,6 +60,7 @@ class Checkpoint {
   std::string container_;
   std::string path_;
   int64_t file_bytes_ = 0;
+  std::string fingerprint_;
   std::map<std::string, WeightView, std::less<>> weights_;
 };
 

@@ -328,6 +328,12 @@ int64_t GgufFile::file_bytes() const {
   return bytes;
 }
 
+std::string GgufFile::Fingerprint() const {
+  std::string text;
+  for (const auto& part : parts_) text += part->Fingerprint() + "\n";
+  return text;
+}
+
 void GgufFile::DropPages(const ConstTensorView& tensor) const {
   for (const auto& part : parts_) {
     if (part->Contains(tensor.data, tensor.bytes())) {

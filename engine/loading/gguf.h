@@ -41,6 +41,8 @@ class GgufFile {
   uint32_t version() const { return version_; }
   // Sum over the parts.
   int64_t file_bytes() const;
+  // Of all parts; see MappedFile.
+  std::string Fingerprint() const;
   // Of the first part, which carries the whole model's.
   const GgufMetadata& metadata() const { return metadata_; }
   // Of all parts, by name.

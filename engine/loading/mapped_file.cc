@@ -47,8 +47,11 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(
         absl::StrCat(path, ": expected a regular file"));
   }
   const int64_t size = info.st_size;
+  const int64_t modified =
+      int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec;
   if (size == 0) {
-    return std::unique_ptr<MappedFile>(new MappedFile(path, nullptr, 0));
+    return std::unique_ptr<MappedFile>(
+        new MappedFile(path, nullptr, 0, modified));
   }
   void* address = mmap(nullptr, static_cast<size_t>(size), PROT_READ,
                        MAP_PRIVATE, fd.get(), 0);
@@ -56,8 +59,13 @@ absl::StatusOr<std::unique_ptr<MappedFile>> MappedFile::Open(
     return absl::InternalError(
         absl::StrCat(path, ": mapping ", size, " bytes failed, errno ", errno));
   }
-  return std::unique_ptr<MappedFile>(
-      new MappedFile(path, static_cast<const uint8_t*>(address), size));
+  return std::unique_ptr<MappedFile>(new MappedFile(
+      path, static_cast<const uint8_t*>(address), size, modified));
+}
+
+std::string MappedFile::Fingerprint() const {
+  return absl::StrCat(path_.substr(path_.rfind('/') + 1), " ", size_, " ",
+                      modified_);
 }
 
 MappedFile::~MappedFile() {

@@ -28,6 +28,8 @@ class MappedFile {
   // Page aligned; nullptr for an empty file.
   const uint8_t* data() const { return data_; }
   int64_t size() const { return size_; }
+  // Name, size and time of the last change: another text, another content.
+  std::string Fingerprint() const;
   std::string_view contents() const {
     return {reinterpret_cast<const char*>(data_), static_cast<size_t>(size_)};
   }
@@ -40,12 +42,14 @@ class MappedFile {
   void DropPages(const void* address, int64_t bytes) const;
 
  private:
-  MappedFile(std::string path, const uint8_t* data, int64_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::string path, const uint8_t* data, int64_t size,
+             int64_t modified)
+      : path_(std::move(path)), data_(data), size_(size), modified_(modified) {}
 
   std::string path_;
   const uint8_t* data_;
   int64_t size_;
+  int64_t modified_;  // nanoseconds since the epoch
 };
 
 // Tells the kernel that these bytes of some mapped file will be read soon, so

@@ -217,6 +217,12 @@ int64_t SafetensorsFolder::file_bytes() const {
   return bytes;
 }
 
+std::string SafetensorsFolder::Fingerprint() const {
+  std::string text;
+  for (const auto& shard : shards_) text += shard->file().Fingerprint() + "\n";
+  return text;
+}
+
 void SafetensorsFolder::DropPages(const ConstTensorView& tensor) const {
   for (const auto& shard : shards_) {
     if (shard->file().Contains(tensor.data, tensor.bytes())) {

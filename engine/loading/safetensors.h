@@ -51,6 +51,8 @@ class SafetensorsFolder {
   const TensorMap& tensors() const { return tensors_; }
   // Sum over the shards.
   int64_t file_bytes() const;
+  // Of all shards; see MappedFile.
+  std::string Fingerprint() const;
   // See MappedFile::DropPages(). REQUIRES: `tensor` lies within one of the
   // tensors.
   void DropPages(const ConstTensorView& tensor) const;

@@ -41,7 +41,7 @@ std::unique_ptr<PackedMatrix> WeightLoader::Pack(const std::string& name,
     return nullptr;
   }
   bytes_ += (*packed)->owned_bytes();
-  repacks_ = !(*packed)->borrows_source();
+  repacks_ = !(*packed)->borrows_source() && !(*packed)->was_packed();
   if ((*packed)->borrows_source()) {
     bytes_ += weight.data.bytes();
   } else {

@@ -13,6 +13,7 @@
 #include "kernels/cpu/linear_jobs.h"
 #include "kernels/cpu/moe_experts.h"
 #include "kernels/cpu/moe_route.h"
+#include "kernels/cpu/packed_memory.h"
 #include "kernels/cpu/packed_weights.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/quant/dequantize.h"
@@ -72,6 +73,20 @@ class CpuKernelTable : public KernelTable {
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) override {
     return PackForCpu(weight, precision, ops_, packed_memory_, pool_);
+  }
+  absl::Status KeepPacked(const std::string& path, const std::string& key,
+                          int64_t max_bytes) override {
+    absl::StatusOr<std::unique_ptr<PackedFile>> file =
+        PackedFile::Open(path,
+                         absl::StrCat("layout ", kPackedLayout, ", ",
+                                      std::string(name()), ", ", key),
+                         max_bytes, pool_);
+    if (!file.ok()) return file.status();
+    packed_memory_.Use(*std::move(file));
+    return absl::OkStatus();
+  }
+  absl::Status EndPacking() override {
+    return packed_memory_.FinishFile(pool_);
   }
 
   void Linear(const LinearParams& params) override;

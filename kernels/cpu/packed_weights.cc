@@ -1,12 +1,10 @@
 #include "kernels/cpu/packed_weights.h"
 
-#include <sys/mman.h>
-
-#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/check.h"
@@ -16,9 +14,6 @@
 
 namespace shoal {
 namespace {
-
-constexpr int64_t kHugePage = int64_t{2} << 20;
-constexpr int64_t kPackedChunk = int64_t{128} << 20;
 
 // The compiler is to see which type it is in the loops below, so that each
 // becomes straight code.
@@ -317,42 +312,33 @@ decltype(&PackTiles<DType::kQ8_0>) PackerOf(DType dtype) {
   }
 }
 
-absl::Status NoMemory(int64_t bytes) {
-  return absl::ResourceExhaustedError(
-      absl::StrCat("no memory for ", bytes, " bytes of repacked weights"));
-}
-
 }  // namespace
 
-HostBuffer::HostBuffer(int64_t bytes) {
-  const int64_t unit = bytes >= kHugePage ? kHugePage : 4096;
-  const int64_t rounded =
-      (std::max<int64_t>(bytes, 1) + unit - 1) / unit * unit;
-  void* memory = mmap(nullptr, rounded, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return;
-  // Fewer address translations for weights and cache; only advice.
-  if (unit == kHugePage) madvise(memory, rounded, MADV_HUGEPAGE);
-  data_ = memory;
-  bytes_ = rounded;
+absl::StatusOr<uint8_t*> CpuMatrix::TakeTiles(int64_t bytes,
+                                              PackedMemory& memory) {
+  absl::StatusOr<PackedMemory::Place> place = memory.Take(bytes);
+  if (!place.ok()) return place.status();
+  memory_ = std::move(place->owner);
+  owned_bytes_ = bytes;
+  borrows_source_ = false;
+  was_packed_ = place->is_packed;
+  return place->data;
 }
 
-HostBuffer::~HostBuffer() {
-  if (data_ != nullptr) munmap(data_, bytes_);
-}
-
-uint8_t* PackedMemory::Take(int64_t bytes, std::shared_ptr<HostBuffer>* owner) {
-  const int64_t rounded = (bytes + 63) / 64 * 64;
-  if (chunk_ == nullptr || used_ + rounded > chunk_->bytes()) {
-    auto chunk = std::make_shared<HostBuffer>(std::max(rounded, kPackedChunk));
-    if (chunk->data() == nullptr) return nullptr;
-    chunk_ = std::move(chunk);
-    used_ = 0;
+template <typename Pack>
+absl::Status CpuMatrix::Fill(int64_t num_tiles, int64_t tile_bytes,
+                             const Pack& pack, uint8_t* out, ThreadPool& pool) {
+  if (!was_packed_) {
+    pool.For(num_tiles, 16,
+             [&](int64_t begin, int64_t end, int) { pack(begin, end, out); });
+    return absl::OkStatus();
   }
-  *owner = chunk_;
-  uint8_t* memory = static_cast<uint8_t*>(chunk_->data()) + used_;
-  used_ += rounded;
-  return memory;
+  // That the file is this matrix's, whatever its key says.
+  std::vector<uint8_t> first(tile_bytes);
+  pack(0, 1, first.data());
+  if (std::memcmp(first.data(), out, tile_bytes) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "the file of repacked weights holds another matrix here; remove it");
 }
 
 absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
@@ -370,16 +356,17 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
     PairTiles& pairs = matrix->pairs_;
     pairs = PairLayout(weight);
     const int64_t num_tiles = NumPairTiles(pairs.out_features);
-    const int64_t bytes = num_tiles * pairs.tile_bytes;
-    uint8_t* out = memory.Take(bytes, &matrix->memory_);
-    if (out == nullptr) return NoMemory(bytes);
-    pairs.data = out;
+    absl::StatusOr<uint8_t*> out =
+        matrix->TakeTiles(num_tiles * pairs.tile_bytes, memory);
+    if (!out.ok()) return out.status();
+    pairs.data = *out;
     matrix->form_ = CpuMatrix::Form::kPairs;
-    matrix->owned_bytes_ = bytes;
-    matrix->borrows_source_ = false;
-    pool.For(num_tiles, 16, [&](int64_t begin, int64_t end, int) {
-      PackPairTiles(weight, pairs, begin, end, out);
-    });
+    const auto pack = [&](int64_t begin, int64_t end, uint8_t* place) {
+      PackPairTiles(weight, pairs, begin, end, place);
+    };
+    absl::Status status =
+        matrix->Fill(num_tiles, pairs.tile_bytes, pack, *out, pool);
+    if (!status.ok()) return status;
     return matrix;
   }
   const bool plain =
@@ -408,19 +395,19 @@ absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
   tiles.in_features = weight.in_features();
   tiles.tile_bytes = groups * GroupBytes(*kind, tile_rows) +
                      groups / kSuperGroups * SuperHeadBytes(*kind, tile_rows);
-  const int64_t bytes = num_tiles * tiles.tile_bytes;
-  uint8_t* out = memory.Take(bytes, &matrix->memory_);
-  if (out == nullptr) return NoMemory(bytes);
-  tiles.data = out;
+  absl::StatusOr<uint8_t*> out =
+      matrix->TakeTiles(num_tiles * tiles.tile_bytes, memory);
+  if (!out.ok()) return out.status();
+  tiles.data = *out;
   matrix->form_ = CpuMatrix::Form::kTiles;
   matrix->kind_ = *kind;
-  matrix->owned_bytes_ = bytes;
-  matrix->borrows_source_ = false;
-
-  const auto pack = PackerOf(dtype);
-  pool.For(num_tiles, 16, [&](int64_t begin, int64_t end, int) {
-    pack(weight, tiles, tile_rows, begin, end, out);
-  });
+  const auto pack = [&, packer = PackerOf(dtype)](int64_t begin, int64_t end,
+                                                  uint8_t* place) {
+    packer(weight, tiles, tile_rows, begin, end, place);
+  };
+  absl::Status status =
+      matrix->Fill(num_tiles, tiles.tile_bytes, pack, *out, pool);
+  if (!status.ok()) return status;
   return matrix;
 }
 

@@ -9,36 +9,16 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/packed_memory.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/kernel_table.h"
 
 namespace shoal {
 
-// Memory from the system, 64-byte aligned (large ones in huge pages where the
-// system offers them), zeroed. nullptr data when the system refuses.
-class HostBuffer : public DeviceBuffer {
- public:
-  explicit HostBuffer(int64_t bytes);
-  ~HostBuffer() override;
-  HostBuffer(const HostBuffer&) = delete;
-  HostBuffer& operator=(const HostBuffer&) = delete;
-};
-
-// Gives packed matrices their memory out of large pieces, so that small
-// matrices (experts) lie in huge pages too. A piece lives as long as any matrix
-// in it.
-class PackedMemory {
- public:
-  // 64-byte aligned and zeroed; `owner` keeps it. nullptr without memory.
-  uint8_t* Take(int64_t bytes, std::shared_ptr<HostBuffer>* owner);
-
- private:
-  std::shared_ptr<HostBuffer> chunk_;
-  int64_t used_ = 0;  // of chunk_
-};
+// To be raised when tiles change: files of repacked weights are of one layout.
+inline constexpr int kPackedLayout = 1;
 
 class CpuMatrix : public PackedMatrix {
  public:
@@ -59,17 +39,24 @@ class CpuMatrix : public PackedMatrix {
   friend absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(
       const WeightView&, Precision, const CpuOps&, PackedMemory&, ThreadPool&);
 
+  // Memory for `bytes` of tiles; the data of the form.
+  absl::StatusOr<uint8_t*> TakeTiles(int64_t bytes, PackedMemory& memory);
+  // Has pack(begin, end, out) write them, or looks whether they are there.
+  template <typename Pack>
+  absl::Status Fill(int64_t num_tiles, int64_t tile_bytes, const Pack& pack,
+                    uint8_t* out, ThreadPool& pool);
+
   Form form_ = Form::kStored;
   IntKind kind_ = IntKind::kS8;
   IntTiles tiles_;
   PairTiles pairs_;
   FloatRows floats_;
   WeightView stored_;
-  std::shared_ptr<HostBuffer> memory_;
+  std::shared_ptr<const void> memory_;
 };
 
 // As the instruction set's kernels expect. InvalidArgument for an
-// element type that is no weight; ResourceExhausted without memory.
+// element type that is no weight; errors of PackedMemory::Take().
 absl::StatusOr<std::unique_ptr<CpuMatrix>> PackForCpu(const WeightView& weight,
                                                       Precision precision,
                                                       const CpuOps& ops,

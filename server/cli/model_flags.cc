@@ -17,6 +17,10 @@ void AddComputeFlags(CLI::App* command, ModelOptions* options) {
   command->add_option("--cpu-isa", options->cpu_isa, "Instruction set to use")
       ->check(CLI::IsMember({"auto", "scalar", "avx2", "avx512"}))
       ->capture_default_str();
+  command->add_option(
+      "--weight-cache", options->weight_cache,
+      "Folder that keeps the weights as the CPU wants them (about the model's "
+      "size), so that the next start takes seconds");
   command
       ->add_option("--index-topk", options->index_topk,
                    "Keys that a token attends to in models that choose them "

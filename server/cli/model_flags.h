@@ -6,7 +6,7 @@
 
 namespace shoal {
 
-// MODEL, --threads, --device, --cpu-isa, --index-topk.
+// MODEL, --threads, --device, --cpu-isa, --weight-cache, --index-topk.
 void AddComputeFlags(CLI::App* command, ModelOptions* options);
 
 // Those and --dtype, --kv-cache-dtype.
