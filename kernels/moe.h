@@ -43,21 +43,24 @@ struct MoeRouteParams {
   float* expert_weights = nullptr;  // out [num_tokens, top_k]
 };
 
-// One expert: down( silu(gate x) ⊙ up x ).
+// One expert: down( silu(gate x) ⊙ up x ). All three or none.
 struct ExpertWeights {
   const PackedMatrix* gate = nullptr;  // [moe_intermediate_size, hidden_size]
   const PackedMatrix* up = nullptr;    // like gate
   const PackedMatrix* down = nullptr;  // [hidden_size, moe_intermediate_size]
+
+  bool is_here() const { return gate != nullptr; }
 };
 
 // out[t] += Σ_k expert_weights[t, k] · E_{expert_ids[t, k]}(in[t]), summed over
 // k in order: a token's result does not depend on the batch. Experts that no
-// token chose are not read.
+// token chose are not read; those without weights lie elsewhere and are skipped
+// as if they had not been chosen.
 struct MoeExpertsParams {
-  const float* in = nullptr;              // [num_tokens, hidden_size]
-  const int32_t* expert_ids = nullptr;    // [num_tokens, top_k], -1 skips
-  const float* expert_weights = nullptr;  // [num_tokens, top_k]
-  std::span<const ExpertWeights> experts;
+  const float* in = nullptr;               // [num_tokens, hidden_size]
+  const int32_t* expert_ids = nullptr;     // [num_tokens, top_k], -1 skips
+  const float* expert_weights = nullptr;   // [num_tokens, top_k]
+  std::span<const ExpertWeights> experts;  // of one shape and type each
   int64_t num_tokens = 0;
   int32_t top_k = 0;
   int64_t hidden_size = 0;

@@ -92,6 +92,9 @@ class CpuKernelTable : public KernelTable {
   void Linear(const LinearParams& params) override;
   void HeadLinear(const HeadLinearParams& params) override;
   void Zero(float* out, int64_t n) override { std::fill_n(out, n, 0.0f); }
+  void Add(const float* in, int64_t n, float* out) override {
+    for (int64_t i = 0; i < n; ++i) out[i] += in[i];
+  }
   void Embedding(const EmbeddingParams& params) override;
   void RmsNorm(const RmsNormParams& params) override {
     ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {

@@ -1,5 +1,6 @@
 #include "kernels/cpu/moe_experts.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace shoal::cpu {
@@ -18,9 +19,13 @@ bool Rounds(const PackedMatrix* matrix) {
 // Sorts the choices by expert and copies their tokens' rows.
 void ExpertRunner::Gather(ThreadPool& pool, const MoeExpertsParams& params) {
   const int64_t num_choices = params.num_tokens * params.top_k;
+  const auto is_here = [&params](int32_t expert) {
+    return expert >= 0 && params.experts[expert].is_here();
+  };
   first_rows_.assign(params.experts.size() + 1, 0);
   for (int64_t c = 0; c < num_choices; ++c) {
-    if (params.expert_ids[c] >= 0) ++first_rows_[params.expert_ids[c] + 1];
+    const int32_t expert = params.expert_ids[c];
+    if (is_here(expert)) ++first_rows_[expert + 1];
   }
   for (size_t e = 0; e < params.experts.size(); ++e) {
     first_rows_[e + 1] += first_rows_[e];
@@ -30,7 +35,7 @@ void ExpertRunner::Gather(ThreadPool& pool, const MoeExpertsParams& params) {
   row_of_choice_.assign(num_choices, -1);
   std::vector<int64_t> next(first_rows_.begin(), first_rows_.end() - 1);
   for (int64_t c = 0; c < num_choices; ++c) {
-    if (params.expert_ids[c] < 0) continue;
+    if (!is_here(params.expert_ids[c])) continue;
     const int64_t row = next[params.expert_ids[c]]++;
     choices_[row] = c;
     row_of_choice_[c] = row;
@@ -77,7 +82,9 @@ void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
   const int64_t hidden = params.hidden_size;
   const int64_t inner = params.intermediate_size;
   // Experts of a layer are stored alike.
-  const ExpertWeights& any = params.experts.front();
+  const ExpertWeights& any =
+      *std::find_if(params.experts.begin(), params.experts.end(),
+                    [](const ExpertWeights& e) { return e.is_here(); });
 
   std::span<const RoundedRows> rounded;  // of each expert
   if (Rounds(any.gate) || Rounds(any.up)) {

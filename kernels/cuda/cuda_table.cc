@@ -82,6 +82,10 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("Zero");
     cuda::Zero(context_, out, n);
   }
+  void Add(const float* in, int64_t n, float* out) override {
+    context_.Begin("Add");
+    cuda::Add(context_, in, n, out);
+  }
   void Embedding(const EmbeddingParams& params) override {
     context_.Begin("Embedding");
     cuda::Embedding(context_, params);
@@ -273,20 +277,22 @@ void CudaKernelTable::LatentAttention(const LatentAttentionParams& params) {
 void CudaKernelTable::MoeExperts(const MoeExpertsParams& params) {
   context_.Begin("MoeExperts");
   const size_t num_experts = params.experts.size();
-  pointers_.resize(3 * num_experts);
+  const ExpertWeights* any = nullptr;  // experts of a layer are stored alike
+  pointers_.assign(3 * num_experts, WeightPointers());
   for (size_t e = 0; e < num_experts; ++e) {
     const ExpertWeights& expert = params.experts[e];
+    if (!expert.is_here()) continue;
+    any = &expert;
     pointers_[e] = AsCuda(expert.gate).pointers();
     pointers_[num_experts + e] = AsCuda(expert.up).pointers();
     pointers_[2 * num_experts + e] = AsCuda(expert.down).pointers();
   }
+  if (any == nullptr) return;
   const WeightPointers* device =
       context_.OnDevice(params.experts.data(), pointers_);
-  // Experts of a layer are stored alike.
-  const ExpertWeights& any = params.experts.front();
-  cuda::MoeExperts(context_, params, {AsCuda(any.gate).shape(), device},
-                   {AsCuda(any.up).shape(), device + num_experts},
-                   {AsCuda(any.down).shape(), device + 2 * num_experts});
+  cuda::MoeExperts(context_, params, {AsCuda(any->gate).shape(), device},
+                   {AsCuda(any->up).shape(), device + num_experts},
+                   {AsCuda(any->down).shape(), device + 2 * num_experts});
 }
 
 }  // namespace

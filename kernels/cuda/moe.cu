@@ -165,17 +165,19 @@ struct SortedChoices {
 };
 
 // One thread block. The order of an expert's rows changes nothing: rows are
-// computed by themselves and added up by token.
+// computed by themselves and added up by token. Experts without weights lie
+// elsewhere.
 __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
     const int32_t* expert_ids, int32_t num_choices, int32_t num_experts,
-    SortedChoices sorted) {
+    const WeightPointers* weights, SortedChoices sorted) {
   auto* counts = reinterpret_cast<int32_t*>(DynamicShared());
   for (int32_t e = threadIdx.x; e < num_experts; e += kSortThreads) {
     counts[e] = 0;
   }
   __syncthreads();
   for (int32_t c = threadIdx.x; c < num_choices; c += kSortThreads) {
-    if (expert_ids[c] >= 0) atomicAdd(&counts[expert_ids[c]], 1);
+    const int32_t e = expert_ids[c];
+    if (e >= 0 && weights[e].data != nullptr) atomicAdd(&counts[e], 1);
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -194,8 +196,9 @@ __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
   __syncthreads();
   for (int32_t c = threadIdx.x; c < num_choices; c += kSortThreads) {
     int32_t row = -1;
-    if (expert_ids[c] >= 0) {
-      row = atomicAdd(&counts[expert_ids[c]], 1);
+    const int32_t e = expert_ids[c];
+    if (e >= 0 && weights[e].data != nullptr) {
+      row = atomicAdd(&counts[e], 1);
       sorted.choices[row] = c;
     }
     sorted.row_of_choice[c] = row;
@@ -257,7 +260,7 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   context.Launch(SortChoicesKernel, dim3(1), kSortThreads,
                  num_experts * sizeof(int32_t), p.expert_ids,
                  static_cast<int32_t>(choices),
-                 static_cast<int32_t>(num_experts), sorted);
+                 static_cast<int32_t>(num_experts), gate.pointers, sorted);
   GroupedProduct product;
   product.num_groups = std::min(num_experts, choices);
   product.num_rows = choices;

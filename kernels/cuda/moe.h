@@ -13,7 +13,8 @@ void MoeRoute(LaunchContext& context, const MoeRouteParams& params);
 // One of the three matrices of all experts.
 struct ExpertMatrices {
   MatrixShape shape;
-  const WeightPointers* pointers = nullptr;  // device [num_experts]
+  // Device [num_experts]; data of nullptr: the expert lies elsewhere.
+  const WeightPointers* pointers = nullptr;
 };
 
 // MoeExpertsParams without its span, whose matrices are the three given.

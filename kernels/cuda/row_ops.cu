@@ -104,6 +104,14 @@ __global__ void ZeroKernel(float* out, int64_t n) {
   }
 }
 
+__global__ void AddKernel(const float* in, int64_t n, float* out) {
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
+       i += stride) {
+    out[i] += in[i];
+  }
+}
+
 struct CacheWriteArgs {
   const float* rows;
   const int64_t* slots;
@@ -215,6 +223,12 @@ void Zero(LaunchContext& context, float* out, int64_t n) {
   if (n == 0) return;
   context.Launch(ZeroKernel, dim3(StrideBlocks(context, n)), kThreads, 0, out,
                  n);
+}
+
+void Add(LaunchContext& context, const float* in, int64_t n, float* out) {
+  if (n == 0) return;
+  context.Launch(AddKernel, dim3(StrideBlocks(context, n)), kThreads, 0, in, n,
+                 out);
 }
 
 void CacheWrite(LaunchContext& context, const CacheWriteParams& p) {

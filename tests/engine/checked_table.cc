@@ -116,6 +116,14 @@ void CheckedTable::Zero(float* out, int64_t n) {
   inner_->Zero(out, n);
 }
 
+void CheckedTable::Add(const float* in, int64_t n, float* out) {
+  if (!Begin()) return;
+  Access access(*memory_, "Add");
+  access.Array("in", in, n);
+  access.Array("out", out, n);
+  inner_->Add(in, n, out);
+}
+
 void CheckedTable::Embedding(const EmbeddingParams& p) {
   if (!Begin()) return;
   Access access(*memory_, "Embedding");

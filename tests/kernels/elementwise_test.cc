@@ -208,6 +208,21 @@ TEST_P(ElementwiseTest, CacheWriteRoundsLikeTheReference) {
   }
 }
 
+TEST_P(ElementwiseTest, AddsAndZeroes) {
+  Random random(9);
+  for (const int64_t n : {1, 7, 64, 1000}) {
+    const auto in = random.Normals(n + 1);
+    auto out = random.Normals(n + 1);
+    auto expected = out;
+    for (int64_t i = 0; i < n; ++i) expected[i] += in[i];
+    table_->Add(in.data(), n, out.data());
+    EXPECT_EQ(out, expected);
+    table_->Zero(out.data(), n);
+    std::fill_n(expected.begin(), n, 0.0f);
+    EXPECT_EQ(out, expected);
+  }
+}
+
 TEST_P(ElementwiseTest, AllocateGivesAlignedZeroes) {
   for (int64_t bytes : {1, 100, 5 << 20}) {
     const auto buffer = table_->Allocate(bytes);

@@ -206,6 +206,18 @@ TEST_P(MoeTest, ExpertsAsTheReferenceAndAloneAsInABatch) {
       return out;
     };
     const std::vector<float> out = run(0, tokens);
+    // Experts that lie elsewhere are as those that nobody chose.
+    const std::vector<ExpertWeights> all_weights = weights;
+    const std::vector<int32_t> all_ids = ids;
+    for (const auto& away : std::vector<std::vector<int32_t>>{
+             {0}, {1, 3}, {0, 1, 2, 3}, {0, 1, 2, 3, 4}}) {
+      for (const int32_t e : away) std::replace(ids.begin(), ids.end(), e, -1);
+      const std::vector<float> expected = run(0, tokens);
+      ids = all_ids;
+      for (const int32_t e : away) weights[e] = {};
+      EXPECT_EQ(run(0, tokens), expected);
+      weights = all_weights;
+    }
     for (int64_t t = 0; t < tokens; ++t) {
       EXPECT_EQ(run(t, 1), std::vector<float>(out.begin() + t * hidden,
                                               out.begin() + (t + 1) * hidden))

@@ -148,6 +148,15 @@ void MirroredTable::Zero(float* out, int64_t n) {
   mirror.Fetch();
 }
 
+void MirroredTable::Add(const float* in, int64_t n, float* out) {
+  Mirror mirror(*inner_);
+  mirror.In(in, n);
+  mirror.Out(out, n);
+  mirror.Send();
+  inner_->Add(mirror.At(in), n, mirror.At(out));
+  mirror.Fetch();
+}
+
 void MirroredTable::Embedding(const EmbeddingParams& params) {
   EmbeddingParams p = params;
   Mirror mirror(*inner_);
