@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <span>
 
+#include "engine/experts/expert_stats.h"
+
 namespace shoal {
 
 enum class FinishReason : uint8_t {
@@ -35,6 +37,7 @@ struct StepStats {
   // Shortest and longest prefill length grouped in this step; 0 if none.
   int32_t min_prefill_len = 0;
   int32_t max_prefill_len = 0;
+  ExpertStats experts;  // since the start; of nothing without experts
 };
 
 // A finished request (all its sequences). Times in seconds from submission.

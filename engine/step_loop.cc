@@ -155,6 +155,7 @@ absl::StatusOr<bool> StepLoop::Step() {
     stats.prefix_hit_tokens = plan.prefix_hit_tokens;
     stats.min_prefill_len = plan.min_prefill_len;
     stats.max_prefill_len = plan.max_prefill_len;
+    stats.experts = decoder_.expert_stats();
     observer_->OnStep(stats);
     if (!step_tokens_.empty()) observer_->OnTokens(step_tokens_);
   }

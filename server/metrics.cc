@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -12,6 +13,7 @@
 #include "prometheus/text_serializer.h"
 #include "server/drift.h"
 #include "server/latency_window.h"
+#include "server/metrics_experts.h"
 #include "server/metrics_families.h"
 #include "server/metrics_process.h"
 
@@ -116,6 +118,9 @@ class ServerMetricsImpl : public ServerMetrics {
     own_.step_seconds[1]->Observe(stats.forward_seconds);
     own_.step_seconds[2]->Observe(stats.sampling_seconds);
     windows_[kStep].Observe(stats.step_seconds, absl::Now());
+    if (stats.experts.on_device + stats.experts.on_host == 0) return;
+    if (!experts_.has_value()) experts_.emplace(FamilyMaker(registry_, {}));
+    experts_->Update(stats.experts);
   }
 
   void OnFirstToken(double ttft_seconds) override {
@@ -222,6 +227,7 @@ class ServerMetricsImpl : public ServerMetrics {
   prometheus::Registry registry_;
   SharedFamilies shared_;
   OwnFamilies own_;
+  std::optional<ExpertFamilies> experts_;  // once a model has any
   Windows windows_;
 
   absl::Mutex mutex_;  // one scrape at a time

@@ -3,19 +3,6 @@
 namespace shoal {
 namespace {
 
-// One series for each value of a label, so that all exist from the start and a
-// rate over the first event is not lost.
-template <typename T, size_t N, typename... Args>
-Series<T, N> Each(prometheus::Family<T>& family, const char* label,
-                  const std::array<const char*, N>& values,
-                  const Args&... args) {
-  Series<T, N> series;
-  for (size_t i = 0; i < N; ++i) {
-    series[i] = &family.Add({{label, values[i]}}, args...);
-  }
-  return series;
-}
-
 // What is not the host's lies in the device's memory.
 Series<Gauge, kNumOwners> MemorySeries(prometheus::Family<Gauge>& family,
                                        const std::string& device) {

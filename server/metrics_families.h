@@ -69,6 +69,19 @@ class FamilyMaker {
 template <typename T, size_t N>
 using Series = std::array<T*, N>;
 
+// One series for each value of a label, so that all exist from the start and a
+// rate over the first event is not lost.
+template <typename T, size_t N, typename... Args>
+Series<T, N> Each(prometheus::Family<T>& family, const char* label,
+                  const std::array<const char*, N>& values,
+                  const Args&... args) {
+  Series<T, N> series;
+  for (size_t i = 0; i < N; ++i) {
+    series[i] = &family.Add({{label, values[i]}}, args...);
+  }
+  return series;
+}
+
 // vLLM's words for how a request ended; it knows no deadlines.
 inline constexpr std::array<const char*, 4> kFinishedReasons = {
     "stop", "length", "abort", "error"};

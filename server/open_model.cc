@@ -65,6 +65,14 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaTable() {
 #endif
 }
 
+absl::StatusOr<std::unique_ptr<KernelTable>> MakeCpuTable(
+    const ModelOptions& options) {
+  absl::StatusOr<CpuIsa> isa = ChooseCpuIsa(options.cpu_isa);
+  if (!isa.ok()) return isa.status();
+  return MakeCpuKernelTable(
+      *isa, options.threads > 0 ? options.threads : UsableCores());
+}
+
 // `auto` is the CPU as long as no CUDA device has run this code.
 absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
     const ModelOptions& options) {
@@ -74,10 +82,37 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
     return absl::InvalidArgumentError(absl::StrCat(
         "device: expected auto, cpu or cuda, got \"", options.device, "\""));
   }
-  absl::StatusOr<CpuIsa> isa = ChooseCpuIsa(options.cpu_isa);
-  if (!isa.ok()) return isa.status();
-  return MakeCpuKernelTable(
-      *isa, options.threads > 0 ? options.threads : UsableCores());
+  return MakeCpuTable(options);
+}
+
+absl::StatusOr<PlacementMode> ParsePlacement(const std::string& name) {
+  if (name == "static") return PlacementMode::kStatic;
+  if (name == "frequency") return PlacementMode::kFrequency;
+  if (name == "dynamic") return PlacementMode::kDynamic;
+  return absl::InvalidArgumentError(
+      absl::StrCat("expert-placement: expected static, frequency or dynamic, "
+                   "got \"",
+                   name, "\""));
+}
+
+// A second tier for the experts, where the first is not the host's memory.
+absl::Status AddHostTier(const ModelOptions& options, OpenedModel* model,
+                         ExpertTierOptions* experts) {
+  absl::StatusOr<PlacementMode> mode = ParsePlacement(options.expert_placement);
+  if (!mode.ok()) return mode.status();
+  if (model->kernels->memory_is_host()) {
+    if (options.expert_memory < 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "expert-memory: the CPU computes in the memory that all experts lie "
+        "in; it is for --device cuda");
+  }
+  absl::StatusOr<std::unique_ptr<KernelTable>> host = MakeCpuTable(options);
+  if (!host.ok()) return host.status();
+  model->host_kernels = *std::move(host);
+  experts->host = model->host_kernels.get();
+  experts->device_bytes = options.expert_memory;
+  experts->mode = *mode;
+  return absl::OkStatus();
 }
 
 // Has the table keep what it packs in `folder`, a file a model and instruction
@@ -140,6 +175,8 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
   decoder_options.max_tokens_per_step = options.max_tokens_per_step;
   decoder_options.index_topk = options.index_topk;
   decoder_options.mla_form = options.mla_form;
+  absl::Status tiers = AddHostTier(options, &model, &decoder_options.experts);
+  if (!tiers.ok()) return tiers;
   ProgressLine line;
   absl::StatusOr<std::unique_ptr<Decoder>> decoder =
       MakeDecoder(*model.checkpoint, decoder_options, *model.kernels,

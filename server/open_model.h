@@ -2,6 +2,7 @@
 // with progress on stderr when it takes more than a second.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -26,6 +27,10 @@ struct ModelOptions {
   // where it is missing. The CPU's only; exact products repack nothing.
   std::string weight_cache;
   MlaForm mla_form = MlaForm::kAuto;
+  // Bytes of routed experts on a device that has memory of its own; -1: all
+  // that fit, see ExpertTierOptions.
+  int64_t expert_memory = -1;
+  std::string expert_placement = "dynamic";  // static, frequency, dynamic
   // Makes the kernel table; empty: `device` and `cpu_isa` choose.
   std::function<std::unique_ptr<KernelTable>()> make_kernels;
 };
@@ -33,6 +38,7 @@ struct ModelOptions {
 // In the order in which they need each other.
 struct OpenedModel {
   std::unique_ptr<KernelTable> kernels;
+  std::unique_ptr<KernelTable> host_kernels;  // of experts beside a device's
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Decoder> decoder;
 };

@@ -1,8 +1,11 @@
 #include "engine/experts/expert_load.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/experts/placement.h"
 #include "kernels/check.h"
 
 namespace shoal {
@@ -27,6 +30,7 @@ absl::StatusOr<std::unique_ptr<ExpertLoad>> ExpertLoad::Create(
   load->choices_ = *std::move(choices);
   load->host_choices_.resize(count);
   load->loads_.resize(load->num_rows_ * load->num_experts_);
+  load->recent_.resize(load->loads_.size());
   return load;
 }
 
@@ -44,14 +48,31 @@ absl::Status ExpertLoad::Count(int64_t num_tokens) {
       choices_->data(), num_rows_ * row * static_cast<int64_t>(sizeof(int32_t)),
       host_choices_.data());
   if (!status.ok()) return status;
+  const auto decay = static_cast<float>(
+      std::exp2(-static_cast<double>(num_tokens) / kHalfLife));
+  for (float& recent : recent_) recent *= decay;
   for (int32_t r = 0; r < num_rows_; ++r) {
     uint64_t* load = loads_.data() + r * num_experts_;
+    float* recent = recent_.data() + r * num_experts_;
     for (int64_t i = 0; i < row; ++i) {
       const int32_t expert = host_choices_[r * row + i];
-      if (expert >= 0) ++load[expert];  // a router of NaNs chooses none
+      if (expert < 0) continue;  // a router of NaNs chooses none
+      ++load[expert];
+      ++recent[expert];
     }
   }
   return absl::OkStatus();
+}
+
+std::array<double, 3> ExpertLoad::Imbalance() const {
+  std::vector<double> layers;
+  for (int32_t r = 0; r < num_rows_; ++r) {
+    layers.push_back(shoal::Imbalance(
+        std::span(recent_).subspan(r * num_experts_, num_experts_)));
+  }
+  if (layers.empty()) return {};
+  std::sort(layers.begin(), layers.end());
+  return {layers.front(), layers[layers.size() / 2], layers.back()};
 }
 
 std::span<const uint64_t> ExpertLoad::load(int layer) const {

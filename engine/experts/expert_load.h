@@ -3,6 +3,7 @@
 // end and then comes to the host at once. Threads: step thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -32,7 +33,16 @@ class ExpertLoad {
   // How often each expert was chosen since the start: [n_routed_experts]; empty
   // for a layer without experts.
   std::span<const uint64_t> load(int layer) const;
+  // The same of all layers that have experts, one after the other.
+  std::span<const uint64_t> loads() const { return loads_; }
+  // And of late: a choice counts half once kHalfLife tokens have come after it.
+  std::span<const float> recent_loads() const { return recent_; }
+  // σ/μ of recent_loads() over a layer's experts: the smallest, the median and
+  // the largest of the layers; zeroes without experts.
+  std::array<double, 3> Imbalance() const;
   int64_t bytes() const { return choices_->bytes(); }
+
+  static constexpr double kHalfLife = 2048;  // tokens
 
  private:
   explicit ExpertLoad(KernelTable& kernels) : kernels_(kernels) {}
@@ -45,6 +55,7 @@ class ExpertLoad {
   std::unique_ptr<DeviceBuffer> choices_;  // [num_rows, num_tokens, top_k]
   std::vector<int32_t> host_choices_;      // of the last step
   std::vector<uint64_t> loads_;            // [num_rows, num_experts]
+  std::vector<float> recent_;              // like loads_
 };
 
 }  // namespace shoal

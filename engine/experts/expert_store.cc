@@ -4,37 +4,49 @@
 
 namespace shoal {
 
-ExpertStore::ExpertStore(const ModelConfig& config, const std::string& prefix,
-                         WeightLoader& loader)
-    : config_(config) {
-  const auto load = [&](const std::string& name) {
-    matrices_.push_back(loader.Matrix(name));
-    return matrices_.back().get();
-  };
+PackedExpert PackedExpert::Load(const std::string& prefix,
+                                WeightLoader& loader) {
+  PackedExpert expert;
+  expert.gate = loader.Matrix(prefix + "gate_proj.weight");
+  expert.up = loader.Matrix(prefix + "up_proj.weight");
+  expert.down = loader.Matrix(prefix + "down_proj.weight");
+  return expert;
+}
+
+MoeExpertsParams ExpertParams(const ModelConfig& config) {
+  MoeExpertsParams params;
+  params.top_k = static_cast<int32_t>(config.num_experts_per_tok);
+  params.hidden_size = config.hidden_size;
+  params.intermediate_size = config.moe_intermediate_size;
+  params.swiglu_limit = config.swiglu_limit;
+  return params;
+}
+
+OneTierExperts::OneTierExperts(const ModelConfig& config,
+                               const std::string& prefix, KernelTable& kernels,
+                               WeightLoader& loader)
+    : config_(config), kernels_(kernels) {
   for (int64_t e = 0; e < config.n_routed_experts && loader.status().ok();
        ++e) {
-    const std::string expert = absl::StrCat(prefix, e, ".");
-    experts_.push_back({load(expert + "gate_proj.weight"),
-                        load(expert + "up_proj.weight"),
-                        load(expert + "down_proj.weight")});
+    experts_.push_back(
+        PackedExpert::Load(absl::StrCat(prefix, e, "."), loader));
+    weights_.push_back(experts_.back().weights());
   }
 }
 
-void ExpertStore::Run(KernelTable& kernels, const ExpertChoice& choice,
-                      const float* x, float* out) const {
-  const int64_t top_k = config_.num_experts_per_tok;
-  MoeExpertsParams experts;
-  experts.in = x;
-  experts.expert_ids = choice.ids;
-  experts.expert_weights = choice.weights;
-  experts.experts = experts_;
-  experts.num_tokens = choice.num_tokens;
-  experts.top_k = static_cast<int32_t>(top_k);
-  experts.hidden_size = config_.hidden_size;
-  experts.intermediate_size = config_.moe_intermediate_size;
-  experts.swiglu_limit = config_.swiglu_limit;
-  experts.out = out;
-  kernels.MoeExperts(experts);
+absl::Status OneTierExperts::Begin(const ExpertChoice& choice, const float* x,
+                                   float* out) {
+  MoeExpertsParams params = ExpertParams(config_);
+  params.in = x;
+  params.expert_ids = choice.ids;
+  params.expert_weights = choice.weights;
+  params.experts = weights_;
+  params.num_tokens = choice.num_tokens;
+  params.out = out;
+  kernels_.MoeExperts(params);
+  return absl::OkStatus();
 }
+
+absl::Status OneTierExperts::Finish(float* /*out*/) { return absl::OkStatus(); }
 
 }  // namespace shoal

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "engine/cache/cache_layout.h"
 #include "engine/cache/paged_cache.h"
+#include "engine/experts/expert_tiers.h"
 #include "engine/loading/checkpoint.h"
 #include "engine/scheduling/step_batch.h"
 #include "kernels/kernel_table.h"
@@ -30,6 +31,7 @@ struct DecoderOptions {
   // the model's own number; 0: the latter.
   int32_t index_topk = 0;
   MlaForm mla_form = MlaForm::kAuto;  // kAuto: the cheaper one of each chunk
+  ExpertTierOptions experts = {};
 };
 
 // Called while weights are repacked: fraction in [0, 1] and what is being done.
@@ -64,6 +66,8 @@ class Decoder {
   // How often each expert of a layer was chosen since the start; empty for a
   // layer without experts.
   virtual std::span<const uint64_t> expert_load(int layer) const = 0;
+  // Of the steps so far; of nothing in a model without experts.
+  virtual ExpertStats expert_stats() const = 0;
 };
 
 // Builds the decoder of checkpoint.config().model_type. The checkpoint must

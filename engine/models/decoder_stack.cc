@@ -74,6 +74,8 @@ absl::StatusOr<std::unique_ptr<Decoder>> DecoderStack::Create(
     stack->head_connection_ = std::make_unique<HyperConnection>(
         stack->config_, "model.hc_head", loader);
   }
+  stack->expert_tiers_ = ExpertTiers::Create(
+      checkpoint, stack->config_, options.experts, options.precision, kernels);
   stack->LoadLayers(loader, progress);
   if (!loader.status().ok()) return loader.status();
   stack->weight_bytes_ = loader.bytes();
@@ -99,7 +101,8 @@ std::unique_ptr<Block> DecoderStack::MakeMlp(int layer,
                                              const std::string& prefix,
                                              WeightLoader& loader) const {
   if (config_.is_moe_layer(layer)) {
-    return std::make_unique<MoeMlp>(config_, layer, prefix, loader);
+    return std::make_unique<MoeMlp>(config_, layer, prefix, kernels_,
+                                    expert_tiers_.get(), loader);
   }
   return std::make_unique<DenseMlp>(config_, prefix, loader);
 }
@@ -159,7 +162,8 @@ absl::Status DecoderStack::AllocateWorkspace() {
       ExpertLoad::Create(config_, tokens, kernels_);
   if (!load.ok()) return load.status();
   expert_load_ = *std::move(load);
-  return absl::OkStatus();
+  return expert_tiers_ != nullptr ? expert_tiers_->Prepare(tokens)
+                                  : absl::OkStatus();
 }
 
 void DecoderStack::Norm(const float* in, const DeviceArray<float>& weight,
@@ -257,8 +261,31 @@ absl::Status DecoderStack::Forward(const StepBatch& batch, PagedCache& cache) {
   status = RunLayers(batch, cache);
   if (!status.ok()) return status;
   KeepLogitsRows(batch);
-  return expert_load_ != nullptr ? expert_load_->Count(num_tokens)
-                                 : kernels_.Synchronize();
+  return EndStep(num_tokens);
+}
+
+absl::Status DecoderStack::EndStep(int64_t num_tokens) {
+  if (expert_load_ == nullptr) return kernels_.Synchronize();
+  absl::Status status = expert_load_->Count(num_tokens);
+  if (status.ok() && expert_tiers_ != nullptr) {
+    status = expert_tiers_->EndStep(*expert_load_);
+  }
+  return status;
+}
+
+ExpertStats DecoderStack::expert_stats() const {
+  ExpertStats stats;
+  if (expert_load_ == nullptr) return stats;
+  if (expert_tiers_ != nullptr) {
+    stats = expert_tiers_->stats();
+  } else {
+    stats.on_device = static_cast<int64_t>(expert_load_->loads().size());
+    for (const uint64_t load : expert_load_->loads()) {
+      stats.device_choices += load;
+    }
+  }
+  stats.imbalance = expert_load_->Imbalance();
+  return stats;
 }
 
 absl::Status DecoderStack::Logits(int32_t first, int32_t count, float* out) {

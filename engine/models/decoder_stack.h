@@ -31,7 +31,8 @@ class DecoderStack : public Decoder {
   int64_t weight_bytes() const override { return weight_bytes_; }
   int64_t workspace_bytes() const override {
     return workspace_->bytes() + logits_head_->workspace_bytes() +
-           (expert_load_ == nullptr ? 0 : expert_load_->bytes());
+           (expert_load_ == nullptr ? 0 : expert_load_->bytes()) +
+           (expert_tiers_ == nullptr ? 0 : expert_tiers_->workspace_bytes());
   }
   absl::Status Forward(const StepBatch& batch, PagedCache& cache) override;
   absl::Status Logits(int32_t first, int32_t count, float* out) override;
@@ -40,6 +41,7 @@ class DecoderStack : public Decoder {
     if (expert_load_ == nullptr) return {};
     return expert_load_->load(layer);
   }
+  ExpertStats expert_stats() const override;
 
  private:
   // Half a layer: attention or MLP.
@@ -60,6 +62,7 @@ class DecoderStack : public Decoder {
   void LoadLayer(int layer, WeightLoader& loader);
   absl::Status RunSubLayer(const StepContext& step, SubLayer& sub_layer);
   absl::Status AllocateWorkspace();
+  absl::Status EndStep(int64_t num_tokens);
   absl::Status Stage(const StepBatch& batch, const PagedCache& cache);
   void Embed(int64_t num_tokens);
   absl::Status RunLayers(const StepBatch& batch, PagedCache& cache);
@@ -74,7 +77,8 @@ class DecoderStack : public Decoder {
   RotaryEmbedding rope_;
   RotaryEmbedding compress_rope_;  // of DeepSeek-V4's compressed layers
   DeviceWeight embed_tokens_;
-  std::vector<SubLayer> sub_layers_;  // two a layer
+  std::unique_ptr<ExpertTiers> expert_tiers_;  // nullptr: one tier
+  std::vector<SubLayer> sub_layers_;           // two a layer
   std::unique_ptr<HyperConnection> head_connection_;
   DeviceArray<float> final_norm_;
   std::unique_ptr<LogitsHead> logits_head_;

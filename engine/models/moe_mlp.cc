@@ -5,13 +5,18 @@
 namespace shoal {
 
 MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
-               WeightLoader& loader)
+               KernelTable& kernels, ExpertTiers* tiers, WeightLoader& loader)
     : config_(config),
       layer_(layer),
       router_(loader.ExactMatrix(prefix + "gate.weight")),
       correction_bias_(
-          loader.OptionalFloats(prefix + "gate.e_score_correction_bias")),
-      experts_(config, prefix + "experts.", loader) {
+          loader.OptionalFloats(prefix + "gate.e_score_correction_bias")) {
+  if (tiers != nullptr) {
+    experts_ = tiers->MakeStore(prefix + "experts.", loader);
+  } else {
+    experts_ = std::make_unique<OneTierExperts>(config, prefix + "experts.",
+                                                kernels, loader);
+  }
   if (config.is_hash_layer(layer)) {
     token_experts_ =
         loader.Ids(prefix + "gate.tid2eid.weight", config.n_routed_experts);
@@ -88,9 +93,13 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
   route.expert_ids = ids;
   route.expert_weights = weights;
   step.kernels.MoeRoute(route);
-  experts_.Run(step.kernels, {ids, weights, num_tokens}, x, residual);
-  return shared_ == nullptr ? absl::OkStatus()
-                            : shared_->Forward(step, x, residual);
+  absl::Status status =
+      experts_->Begin({ids, weights, num_tokens}, x, residual);
+  // The shared experts' scratch overlaps with the choice, whose ops come first.
+  if (status.ok() && shared_ != nullptr) {
+    status = shared_->Forward(step, x, residual);
+  }
+  return status.ok() ? experts_->Finish(residual) : status;
 }
 
 }  // namespace shoal

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engine/experts/expert_store.h"
+#include "engine/experts/expert_tiers.h"
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
 #include "engine/models/dense_mlp.h"
@@ -17,9 +18,10 @@ namespace shoal {
 class MoeMlp : public Block {
  public:
   // Tensors under `prefix` ("model.layers.3.mlp."); errors stay in the loader.
-  // `config` must outlive this.
+  // `config` and `kernels` must outlive this. `tiers`: has the experts, and
+  // must outlive this; nullptr: they are in the table's memory.
   MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
-         WeightLoader& loader);
+         KernelTable& kernels, ExpertTiers* tiers, WeightLoader& loader);
 
   absl::Status Forward(const StepContext& step, const float* x,
                        float* residual) override;
@@ -33,7 +35,7 @@ class MoeMlp : public Block {
   std::unique_ptr<PackedMatrix> router_;  // [n_routed_experts, hidden_size]
   DeviceArray<float> correction_bias_;    // empty: none
   DeviceArray<int32_t> token_experts_;    // [vocab_size, top_k], or empty
-  ExpertStore experts_;
+  std::unique_ptr<ExpertStore> experts_;
   std::unique_ptr<DenseMlp> shared_;  // nullptr: none
 };
 

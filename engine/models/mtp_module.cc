@@ -50,7 +50,8 @@ MtpModule::MtpModule(const Checkpoint& checkpoint,
   if (!loader.status().ok()) return;
   attention_ = std::make_unique<MlaAttention>(config_, options.mla_form, 0,
                                               prefix + "self_attn.", loader);
-  mlp_ = std::make_unique<MoeMlp>(config_, layer, prefix + "mlp.", loader);
+  mlp_ = std::make_unique<MoeMlp>(config_, layer, prefix + "mlp.", kernels,
+                                  nullptr, loader);
   // The module's own copies of these two equal the main model's.
   embed_tokens_ = loader.Stored("model.embed_tokens.weight");
   logits_head_ = std::make_unique<LogitsHead>(kernels, loader);

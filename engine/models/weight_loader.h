@@ -99,6 +99,8 @@ class WeightLoader {
     return checkpoint_.Contains(name);
   }
 
+  // Keeps `status` if it is the first error.
+  void Fail(const absl::Status& status) { status_.Update(status); }
   // Bytes that packed matrices and arrays occupy, mapped matrices included.
   int64_t bytes() const { return bytes_; }
   const absl::Status& status() const { return status_; }

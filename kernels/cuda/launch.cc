@@ -55,16 +55,19 @@ const WeightPointers* LaunchContext::OnDevice(
     table->key = key;
   }
   if (table->host == weights) return table->device;
-  Check(cudaStreamSynchronize(stream_));  // who reads the old ones is done
-  Check(cudaFree(table->device));
-  table->device = nullptr;
-  table->host.clear();
-  void* device = nullptr;
   const size_t bytes = weights.size() * sizeof(WeightPointers);
-  if (!Check(cudaMalloc(&device, bytes))) return nullptr;
-  table->device = static_cast<WeightPointers*>(device);
+  if (table->host.size() != weights.size()) {
+    Check(cudaStreamSynchronize(stream_));  // who reads the old ones is done
+    Check(cudaFree(table->device));
+    table->device = nullptr;
+    table->host.clear();
+    void* device = nullptr;
+    if (!Check(cudaMalloc(&device, bytes))) return nullptr;
+    table->device = static_cast<WeightPointers*>(device);
+  }
   table->host = weights;
-  Check(cudaMemcpyAsync(device, table->host.data(), bytes,
+  // In the stream's order: who reads the old ones comes before.
+  Check(cudaMemcpyAsync(table->device, table->host.data(), bytes,
                         cudaMemcpyHostToDevice, stream_));
   return table->device;
 }

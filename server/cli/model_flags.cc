@@ -22,6 +22,19 @@ void AddComputeFlags(CLI::App* command, ModelOptions* options) {
       "Folder that keeps the weights as the CPU wants them (about the model's "
       "size), so that the next start takes seconds");
   command
+      ->add_option("--expert-memory", options->expert_memory,
+                   "Bytes of experts on a CUDA device, the others being "
+                   "computed by the CPU; -1: all that fit")
+      ->check(CLI::Range(int64_t{-1}, int64_t{1} << 50))
+      ->capture_default_str();
+  command
+      ->add_option("--expert-placement", options->expert_placement,
+                   "Which experts lie on the device: static for the first of "
+                   "each layer, frequency for those chosen most, dynamic for "
+                   "those chosen most of late")
+      ->check(CLI::IsMember({"static", "frequency", "dynamic"}))
+      ->capture_default_str();
+  command
       ->add_option("--index-topk", options->index_topk,
                    "Keys that a token attends to in models that choose them "
                    "(DeepSeek-V3.2, V4): fewer is faster and less exact; 0: as "

@@ -6,7 +6,8 @@
 
 namespace shoal {
 
-// MODEL, --threads, --device, --cpu-isa, --weight-cache, --index-topk.
+// MODEL, --threads, --device, --cpu-isa, --weight-cache,
+// --expert-memory, --expert-placement, --index-topk.
 void AddComputeFlags(CLI::App* command, ModelOptions* options);
 
 // Those and --dtype, --kv-cache-dtype.

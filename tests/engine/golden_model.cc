@@ -115,12 +115,13 @@ LoadedModel LoadModel(const std::string& path, const TestTable& table,
 LoadedModel LoadModel(const std::string& path,
                       std::unique_ptr<KernelTable> kernels, Precision precision,
                       DType kv_cache_dtype, int32_t max_tokens_per_step,
-                      MlaForm mla_form) {
+                      MlaForm mla_form, const ExpertTierOptions& experts) {
   LoadedModel model;
   model.kernels = std::move(kernels);
   model.checkpoint = ValueOrDie(LoadCheckpoint(path));
   DecoderOptions options = {precision, kv_cache_dtype, max_tokens_per_step};
   options.mla_form = mla_form;
+  options.experts = experts;
   model.decoder = ValueOrDie(
       MakeDecoder(*model.checkpoint, options, *model.kernels, nullptr));
   return model;

@@ -67,7 +67,8 @@ LoadedModel LoadModel(const std::string& path, const TestTable& table,
 LoadedModel LoadModel(const std::string& path,
                       std::unique_ptr<KernelTable> kernels, Precision precision,
                       DType kv_cache_dtype, int32_t max_tokens_per_step,
-                      MlaForm mla_form = MlaForm::kAuto);
+                      MlaForm mla_form = MlaForm::kAuto,
+                      const ExpertTierOptions& experts = {});
 
 // Values in a table's memory, on the host.
 std::vector<float> DownloadFloats(KernelTable& kernels, const float* values,

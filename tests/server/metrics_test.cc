@@ -131,6 +131,43 @@ TEST(MetricsTest, StepFeedsBatchAndPrefixFamilies) {
   EXPECT_EQ(ValueOf(text, Vllm("prefix_cache_hits_total")), "20");
 }
 
+TEST(MetricsTest, ExpertsHaveFamiliesWhereThereAreAny) {
+  const auto metrics = ServerMetrics::Create(Options(), nullptr);
+  StepStats stats;
+  metrics->OnStep(stats);
+  EXPECT_EQ(metrics->Render().find("shoal_expert"), std::string::npos);
+  stats.experts.on_device = 3;
+  stats.experts.on_host = 5;
+  stats.experts.device_bytes = 300;
+  stats.experts.host_bytes = 800;
+  stats.experts.device_choices = 10;
+  stats.experts.host_choices = 4;
+  stats.experts.streamed_choices = 2;
+  stats.experts.moved_bytes = 100;
+  stats.experts.streamed_bytes = 200;
+  stats.experts.stall_seconds = 0.5;
+  stats.experts.imbalance = {0.25, 0.5, 0.75};
+  metrics->OnStep(stats);
+  stats.experts.device_choices = 15;
+  stats.experts.moved_bytes = 400;
+  metrics->OnStep(stats);
+  const std::string text = metrics->Render();
+  const auto value = [&](const char* name) { return ValueOf(text, name); };
+  EXPECT_EQ(value("shoal_experts{tier=\"device\"}"), "3");
+  EXPECT_EQ(value("shoal_experts{tier=\"host\"}"), "5");
+  EXPECT_EQ(value("shoal_expert_memory_bytes{tier=\"device\"}"), "300");
+  EXPECT_EQ(value("shoal_expert_memory_bytes{tier=\"host\"}"), "800");
+  EXPECT_EQ(value("shoal_expert_choices_total{tier=\"device\"}"), "15");
+  EXPECT_EQ(value("shoal_expert_choices_total{tier=\"host\"}"), "4");
+  EXPECT_EQ(value("shoal_expert_choices_total{tier=\"streamed\"}"), "2");
+  EXPECT_EQ(value("shoal_expert_carried_bytes_total{reason=\"placement\"}"),
+            "400");
+  EXPECT_EQ(value("shoal_expert_carried_bytes_total{reason=\"streaming\"}"),
+            "200");
+  EXPECT_EQ(value("shoal_expert_stall_seconds_total"), "0.5");
+  EXPECT_EQ(value("shoal_expert_load_imbalance{quantile=\"0.5\"}"), "0.5");
+}
+
 TEST(MetricsTest, ReceivedIsTheSumOfEndedFromManyThreads) {
   const auto metrics = ServerMetrics::Create(Options(), nullptr);
   std::vector<std::thread> threads;

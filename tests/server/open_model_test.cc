@@ -12,6 +12,7 @@
 
 #include "gtest/gtest.h"
 #include "server/synth/synthesize.h"
+#include "tests/engine/checked_table.h"
 #include "tests/engine/golden_model.h"
 
 namespace shoal {
@@ -92,6 +93,33 @@ TEST_P(WeightCacheTest, AFolderThatCannotBeMadeIsAnError) {
   const auto model = OpenModel(options_);
   EXPECT_EQ(model.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(model.status().message().find("weight-cache"), std::string::npos);
+}
+
+TEST(OpenModelTest, ExpertsHaveTwoTiersOnlyBesideADevice) {
+  ModelOptions options;
+  options.path = GoldenPath("deepseek_v2-lite");
+  options.threads = 2;
+  options.expert_memory = 1000;
+  const auto on_cpu = OpenModel(options);
+  EXPECT_EQ(on_cpu.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(on_cpu.status().message().find("expert-memory"), std::string::npos);
+
+  options.make_kernels = [] {
+    return std::make_unique<CheckedTable>(
+        MakeCpuKernelTable(RunnableIsas().back(), 2));
+  };
+  const auto model = OpenModel(options);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_GT(model->decoder->expert_stats().on_host, 0);
+  EXPECT_LE(model->decoder->expert_stats().device_bytes, 1000);
+  options.expert_memory = -1;
+  const auto whole = OpenModel(options);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(whole->decoder->expert_stats().on_host, 0);
+
+  options.expert_placement = "clever";
+  EXPECT_EQ(OpenModel(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, WeightCacheTest,
