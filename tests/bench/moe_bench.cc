@@ -1,4 +1,4 @@
-// Speed of a layer of experts; see kernels_bench.cc. The shape is that of
+// Speed of a layer of experts; see kernels_bench.h. The shape is that of
 // DeepSeek-V2-Lite in Q4_0:
 //   experts/TOKENS/DISTINCT   tokens choose 6 experts each among DISTINCT of 64
 // Bytes are those of the experts that some token chose, each once; items are
@@ -18,6 +18,7 @@ constexpr int64_t kHidden = 2048;
 constexpr int64_t kInner = 1408;
 constexpr int32_t kTopK = 6;
 constexpr int32_t kExperts = 64;
+constexpr int32_t kTurns = 64;  // whatever the number, all experts come up
 
 // One layer's experts: more than the caches hold.
 class Layer {
@@ -52,10 +53,20 @@ class Layer {
 
 void Experts(benchmark::State& state, int64_t tokens, int32_t distinct) {
   static const Layer layer;
-  const std::vector<float> in(tokens * kHidden, 0.5f);
-  std::vector<float> out(tokens * kHidden);
-  std::vector<int32_t> ids(tokens * kTopK);
-  const std::vector<float> weights(ids.size(), 1.0f / kTopK);
+  const BenchArray<float> in(std::vector<float>(tokens * kHidden, 0.5f));
+  const BenchArray<float> out(tokens * kHidden);
+  const int64_t choices = tokens * kTopK;
+  const BenchArray<float> weights(std::vector<float>(choices, 1.0f / kTopK));
+  // Other experts each time, none of them in a cache.
+  std::vector<BenchArray<int32_t>> ids;
+  for (int32_t turn = 0; turn < kTurns; ++turn) {
+    std::vector<int32_t> chosen(choices);
+    for (int64_t c = 0; c < choices; ++c) {
+      chosen[c] =
+          (turn * distinct + static_cast<int32_t>(c) % distinct) % kExperts;
+    }
+    ids.emplace_back(chosen);
+  }
   MoeExpertsParams params;
   params.in = in.data();
   params.expert_weights = weights.data();
@@ -65,18 +76,12 @@ void Experts(benchmark::State& state, int64_t tokens, int32_t distinct) {
   params.hidden_size = kHidden;
   params.intermediate_size = kInner;
   params.out = out.data();
-  int32_t first = 0;  // other experts each time, none of them in a cache
-  for (auto _ : state) {
-    for (size_t c = 0; c < ids.size(); ++c) {
-      ids[c] = (first + static_cast<int32_t>(c) % distinct) % kExperts;
-    }
-    first = (first + distinct) % kExperts;
-    params.expert_ids = ids.data();
-    BenchTable().MoeExperts(params);
-  }
-  state.SetBytesProcessed(state.iterations() * distinct * layer.expert_bytes());
-  state.SetItemsProcessed(state.iterations() * tokens * kTopK * 6 * kHidden *
-                          kInner);
+  size_t turn = 0;
+  MeasureOps(state, distinct * layer.expert_bytes(),
+             tokens * kTopK * 6 * kHidden * kInner, [&] {
+               params.expert_ids = ids[turn++ % ids.size()].data();
+               BenchTable().MoeExperts(params);
+             });
 }
 
 }  // namespace

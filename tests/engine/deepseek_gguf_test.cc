@@ -315,8 +315,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Combine(testing::Values("deepseek_v4",
                                      "deepseek_v4-clamp-window128",
                                      "deepseek_v32", "deepseek-v1-moe"),
-                     testing::Values(TestTable(RunnableIsas().back()),
-                                     TestTable(RunnableIsas().back(), true))),
+                     testing::ValuesIn(TablesOfEachMemory())),
     [](const auto& info) {
       return absl::StrReplaceAll(absl::StrCat(std::get<0>(info.param), "_",
                                               std::get<1>(info.param).name()),

@@ -48,7 +48,9 @@ std::vector<float> ReadFloats(const SafetensorsFile& file,
 }  // namespace
 
 std::string GoldenPath(const std::string& name) {
-  return std::string(SHOAL_GOLDEN_DIR) + "/" + name;
+  const char* elsewhere = std::getenv("SHOAL_GOLDEN_DIR");
+  return std::string(elsewhere != nullptr ? elsewhere : SHOAL_GOLDEN_DIR) +
+         "/" + name;
 }
 
 Golden LoadGolden(const std::string& name) {
@@ -84,26 +86,13 @@ std::vector<CpuIsa> RunnableIsas() {
   return isas;
 }
 
-std::vector<TestTable> HostTables() {
-  const std::vector<CpuIsa> isas = RunnableIsas();
-  return {isas.begin(), isas.end()};
-}
-
-std::vector<TestTable> AllTables() {
-  std::vector<TestTable> tables = HostTables();
-  tables.emplace_back(tables.back().isa, /*checked=*/true);
-  return tables;
-}
-
-std::string TestTable::name() const {
-  return checked ? "checked" : std::string(CpuIsaName(isa));
-}
-
-std::unique_ptr<KernelTable> TestTable::Make() const {
-  std::unique_ptr<KernelTable> cpu = MakeCpuKernelTable(isa, 2);
-  if (!checked) return cpu;
-  return std::make_unique<CheckedTable>(std::move(cpu));
-}
+TestTable::TestTable(CpuIsa isa, bool checked)
+    : name_(checked ? "checked" : std::string(CpuIsaName(isa))),
+      make_([isa, checked]() -> std::unique_ptr<KernelTable> {
+        std::unique_ptr<KernelTable> cpu = MakeCpuKernelTable(isa, 2);
+        if (!checked) return cpu;
+        return std::make_unique<CheckedTable>(std::move(cpu));
+      }) {}
 
 LoadedModel LoadModel(const std::string& path, const TestTable& table,
                       Precision precision, DType kv_cache_dtype,

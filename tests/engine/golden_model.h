@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/cache/paged_cache.h"
@@ -28,28 +30,41 @@ struct Golden {
   double tolerance = 0;  // of f32 logits, largest absolute difference
 };
 
-// Path of a file or folder under tests/golden.
+// Path of a file or folder under tests/golden, or under the folder that the
+// environment's SHOAL_GOLDEN_DIR names.
 std::string GoldenPath(const std::string& name);
 // Of a folder with golden.json and golden.safetensors. Aborts on bad data.
 Golden LoadGolden(const std::string& name);
 
 // A kernel table that models are tested on.
-struct TestTable {
-  TestTable(CpuIsa isa, bool checked = false)  // NOLINT: a plain one is its ISA
-      : isa(isa), checked(checked) {}
-  std::string name() const;
-  std::unique_ptr<KernelTable> Make() const;  // on two threads
+class TestTable {
+ public:
+  // The CPU's, on two threads. `checked`: in memory that is not the host's, see
+  // checked_table.h.
+  TestTable(CpuIsa isa,
+            bool checked = false);  // NOLINT: a plain one is its ISA
+  TestTable(std::string name,
+            std::function<std::unique_ptr<KernelTable>()> make)
+      : name_(std::move(name)), make_(std::move(make)) {}
 
-  CpuIsa isa;
-  bool checked;  // memory that is not the host's: see checked_table.h
+  const std::string& name() const { return name_; }
+  std::unique_ptr<KernelTable> Make() const { return make_(); }
+
+ private:
+  std::string name_;
+  std::function<std::unique_ptr<KernelTable>()> make_;
 };
 
 // The instruction sets that this machine runs.
 std::vector<CpuIsa> RunnableIsas();
-// Their tables.
-std::vector<TestTable> HostTables();
-// And a checked one over the best of them.
+
+// The tables that golden models are tested on: given by the binary that the
+// tests are linked into.
 std::vector<TestTable> AllTables();
+// Those on which the engine is tested in all its ways.
+std::vector<TestTable> EngineTables();
+// One of each kind of memory, for what does not depend on instruction sets.
+std::vector<TestTable> TablesOfEachMemory();
 
 // A loaded model with what it borrows.
 struct LoadedModel {

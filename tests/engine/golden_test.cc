@@ -287,7 +287,7 @@ INSTANTIATE_TEST_SUITE_P(All, GoldenTest,
                          CaseName);
 INSTANTIATE_TEST_SUITE_P(All, GoldenEngineTest,
                          testing::Combine(testing::ValuesIn(kFixtures),
-                                          testing::ValuesIn(HostTables())),
+                                          testing::ValuesIn(EngineTables())),
                          CaseName);
 
 }  // namespace

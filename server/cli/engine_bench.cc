@@ -1,0 +1,137 @@
+#include "server/cli/engine_bench.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "engine/cache/paged_cache.h"
+#include "engine/sampling/sampler.h"
+
+namespace shoal {
+namespace {
+
+constexpr int32_t kMinBlockSize = 16;  // tokens
+
+// One batch's sequences, each with its own run of cache blocks.
+class Bench {
+ public:
+  Bench(Decoder& decoder, KernelTable& kernels, int32_t max_tokens)
+      : decoder_(decoder),
+        kernels_(kernels),
+        max_tokens_(max_tokens),
+        logits_(decoder_.config().vocab_size * 32) {}
+
+  absl::StatusOr<EngineBenchResult> Run(const EngineBenchCase& work) {
+    const auto& [batch, prompt, generate, no_prefill] = work;
+    const CacheLayout& layout = decoder_.cache_layout();
+    block_size_ = std::max(kMinBlockSize, layout.BlockMultiple());
+    const int32_t blocks = (prompt + generate + block_size_ - 1) / block_size_;
+    absl::StatusOr<std::unique_ptr<PagedCache>> cache = PagedCache::Create(
+        layout, blocks * batch, block_size_, batch, kernels_);
+    if (!cache.ok()) return cache.status();
+    blocks_per_sequence_ = blocks;
+    std::mt19937 random(42);
+    const auto vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size);
+    std::vector<int32_t> next(batch);
+
+    const absl::Time start = absl::Now();
+    for (int s = 0; s < batch && !no_prefill; ++s) {
+      for (int32_t first = 0; first < prompt; first += max_tokens_) {
+        const int32_t count = std::min(max_tokens_, prompt - first);
+        StepBatch step = Begin();
+        Add(
+            s, first, count,
+            [&] { return static_cast<int32_t>(random() % vocab_size); }, &step);
+        if (first + count == prompt) step.logits_rows = {count - 1};
+        absl::Status status = decoder_.Forward(step, **cache);
+        if (!status.ok()) return status;
+      }
+      absl::Status status = Choose(1, next.data() + s);
+      if (!status.ok()) return status;
+    }
+    const absl::Time prefilled = absl::Now();
+    for (int32_t i = 0; i + 1 < generate; ++i) {
+      StepBatch step = Begin();
+      for (int s = 0; s < batch; ++s) {
+        Add(
+            s, prompt + i, 1, [&] { return next[s]; }, &step);
+        step.logits_rows.push_back(s);
+      }
+      absl::Status status = decoder_.Forward(step, **cache);
+      if (status.ok()) status = Choose(batch, next.data());
+      if (!status.ok()) return status;
+    }
+    const absl::Time end = absl::Now();
+    EngineBenchResult result;
+    if (!no_prefill) {
+      result.prefill_tokens_per_second =
+          batch * prompt / absl::ToDoubleSeconds(prefilled - start);
+    }
+    if (generate > 1) {
+      result.decode_tokens_per_second =
+          batch * (generate - 1) / absl::ToDoubleSeconds(end - prefilled);
+    }
+    return result;
+  }
+
+ private:
+  StepBatch Begin() const {
+    StepBatch step;
+    step.cu_seqlens_q = {0};
+    step.max_blocks = blocks_per_sequence_;
+    return step;
+  }
+
+  template <typename NextToken>
+  void Add(int sequence, int32_t first, int32_t count,
+           const NextToken& next_token, StepBatch* step) const {
+    const int64_t slot = int64_t{sequence} * blocks_per_sequence_ * block_size_;
+    for (int32_t position = first; position < first + count; ++position) {
+      step->token_ids.push_back(next_token());
+      step->positions.push_back(position);
+      step->slot_mapping.push_back(slot + position);
+    }
+    step->cu_seqlens_q.push_back(step->num_tokens());
+    step->context_lens.push_back(first + count);
+    step->state_slots.push_back(sequence);
+    for (int32_t b = 0; b < blocks_per_sequence_; ++b) {
+      step->block_tables.push_back(sequence * blocks_per_sequence_ + b);
+    }
+  }
+
+  absl::Status Choose(int32_t rows, int32_t* tokens) {
+    const int64_t vocab_size = decoder_.config().vocab_size;
+    for (int32_t first = 0; first < rows; first += 32) {
+      const int32_t count = std::min(32, rows - first);
+      absl::Status status = decoder_.Logits(first, count, logits_.data());
+      if (!status.ok()) return status;
+      for (int32_t i = 0; i < count; ++i) {
+        tokens[first + i] = ArgMax(
+            {logits_.data() + i * vocab_size, static_cast<size_t>(vocab_size)});
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  Decoder& decoder_;
+  KernelTable& kernels_;
+  const int32_t max_tokens_;
+  int32_t block_size_ = 0;
+  int32_t blocks_per_sequence_ = 0;
+  std::vector<float> logits_;
+};
+
+}  // namespace
+
+absl::StatusOr<EngineBenchResult> RunEngineBench(Decoder& decoder,
+                                                 KernelTable& kernels,
+                                                 int32_t max_tokens,
+                                                 const EngineBenchCase& work) {
+  return Bench(decoder, kernels, max_tokens).Run(work);
+}
+
+}  // namespace shoal

@@ -1,0 +1,66 @@
+// The CUDA kernel table for the kernel benches, and the ceilings of its device:
+//   machine/copy                within the device's memory, read and written
+//   machine/to-device, /from-device
+//                               over the link, from and to pinned memory
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include "kernels/cuda/cuda_table.h"
+#include "tests/bench/kernels_bench.h"
+
+namespace shoal {
+namespace {
+
+constexpr int64_t kBytes = int64_t{1} << 30;
+
+void Copy(benchmark::State& state, cudaMemcpyKind kind, int64_t moved) {
+  void *from = nullptr, *to = nullptr;
+  const bool made =
+      (kind == cudaMemcpyHostToDevice
+           ? cudaMallocHost(&from, kBytes)
+           : cudaMalloc(&from, kBytes)) == cudaSuccess &&
+      (kind == cudaMemcpyDeviceToHost ? cudaMallocHost(&to, kBytes)
+                                      : cudaMalloc(&to, kBytes)) == cudaSuccess;
+  if (!made) {
+    state.SkipWithError("no memory");
+    return;
+  }
+  for (auto _ : state) {
+    cudaMemcpyAsync(to, from, kBytes, kind, nullptr);
+    cudaStreamSynchronize(nullptr);
+  }
+  state.SetBytesProcessed(state.iterations() * moved);
+  kind == cudaMemcpyHostToDevice ? cudaFreeHost(from) : cudaFree(from);
+  kind == cudaMemcpyDeviceToHost ? cudaFreeHost(to) : cudaFree(to);
+}
+
+}  // namespace
+
+KernelTable& BenchTable() {
+  static const std::unique_ptr<KernelTable> table = [] {
+    auto made = MakeCudaKernelTable();
+    if (!made.ok()) {
+      std::fprintf(stderr, "%s\n",
+                   std::string(made.status().message()).c_str());
+      std::exit(1);
+    }
+    return *std::move(made);
+  }();
+  return *table;
+}
+
+void RegisterMachine() {
+  const auto copy = [](const char* name, cudaMemcpyKind kind, int64_t moved) {
+    RegisterBench(name,
+                  [=](benchmark::State& state) { Copy(state, kind, moved); });
+  };
+  copy("machine/copy", cudaMemcpyDeviceToDevice, 2 * kBytes);
+  copy("machine/to-device", cudaMemcpyHostToDevice, kBytes);
+  copy("machine/from-device", cudaMemcpyDeviceToHost, kBytes);
+}
+
+}  // namespace shoal
