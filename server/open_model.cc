@@ -73,7 +73,8 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeCpuTable(
       *isa, options.threads > 0 ? options.threads : UsableCores());
 }
 
-// `auto` is the CPU as long as no CUDA device has run this code.
+// `auto` is the CPU until the CUDA engine is the faster one of the two for all
+// work.
 absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
     const ModelOptions& options) {
   if (options.make_kernels) return options.make_kernels();

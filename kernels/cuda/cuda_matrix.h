@@ -21,6 +21,7 @@ class CudaMatrix : public PackedMatrix {
     shape_.out_features = out_features_ = weight.out_features();
     shape_.in_features = in_features_ = weight.in_features();
     shape_.aligned = true;
+    shape_.fast = precision == Precision::kFast && shape_.dtype != DType::kF32;
     if (scales_ != nullptr) {
       shape_.scale_rows = weight.scale_rows;
       shape_.scale_cols = weight.scale_cols;

@@ -298,6 +298,7 @@ struct DTypeList {
   }
 };
 using PlainTypes = DTypeList<DType::kF32, DType::kF16, DType::kBF16>;
+using HalfTypes = DTypeList<DType::kF16, DType::kBF16>;
 using ScaledTypes = DTypeList<DType::kF8E4M3, DType::kF8E5M2, DType::kF4E2M1>;
 using Block32Types =
     DTypeList<DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1,

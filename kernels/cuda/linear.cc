@@ -22,6 +22,13 @@ bool IsProductType(DType dtype) {
 
 void RunProduct(LaunchContext& context, const GroupedProduct& product) {
   if (product.num_rows == 0 || product.num_groups == 0) return;
+  if (product.shape.fast) {
+    SHOAL_CHECK(RunPlainTensorProduct(context, product) ||
+                RunScaledTensorProduct(context, product) ||
+                RunBlock32TensorProduct(context, product) ||
+                RunBlock256TensorProduct(context, product));
+    return;
+  }
   SHOAL_CHECK(RunPlainProduct(context, product) ||
               RunScaledProduct(context, product) ||
               RunBlock32Product(context, product) ||

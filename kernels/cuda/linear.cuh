@@ -1,4 +1,5 @@
-// The kernel of linear.h and its launcher. Included by linear_<types>.cu only.
+// The exact kernel of linear.h and its launcher. Included by linear_<types>.cu
+// and linear_tensor.cuh only.
 #pragma once
 
 #include <algorithm>
@@ -130,30 +131,38 @@ void LaunchProduct(LaunchContext& context, const ProductArgs& args) {
                  kProductWarps * kWarpSize, 0, args);
 }
 
+inline ProductArgs MakeProductArgs(const GroupedProduct& product) {
+  const MatrixShape& shape = product.shape;
+  const int64_t row_bytes = DTypeBytes(shape.dtype, shape.in_features);
+  ProductArgs args;
+  args.p = product;
+  args.layout.row_bytes = row_bytes;
+  args.layout.in_features = shape.in_features;
+  args.layout.aligned = shape.aligned && row_bytes % 16 == 0;
+  args.layout.scale_rows = shape.scale_rows;
+  args.layout.scale_cols = shape.scale_cols;
+  args.layout.scales_are_e8m0 = shape.scales_are_e8m0;
+  if (shape.scale_cols > 0) {
+    args.layout.scales_across = static_cast<int32_t>(
+        (shape.in_features + shape.scale_cols - 1) / shape.scale_cols);
+  }
+  args.in_aligned = reinterpret_cast<uintptr_t>(product.in) % 16 == 0 &&
+                    product.in_stride % 4 == 0 &&
+                    product.in_group_stride % 4 == 0;
+  return args;
+}
+
+// On average, where groups have rows of their own.
+inline int64_t RowsOfGroup(const GroupedProduct& product) {
+  return product.active != nullptr ? product.num_rows / product.num_groups
+                                   : product.num_rows;
+}
+
 template <typename Types>
 bool RunProductOf(LaunchContext& context, const GroupedProduct& product) {
   return Types::Dispatch(product.shape.dtype, [&]<DType kType>() {
-    const MatrixShape& shape = product.shape;
-    const int64_t row_bytes = DTypeBytes(shape.dtype, shape.in_features);
-    ProductArgs args;
-    args.p = product;
-    args.layout.row_bytes = row_bytes;
-    args.layout.in_features = shape.in_features;
-    args.layout.aligned = shape.aligned && row_bytes % 16 == 0;
-    args.layout.scale_rows = shape.scale_rows;
-    args.layout.scale_cols = shape.scale_cols;
-    args.layout.scales_are_e8m0 = shape.scales_are_e8m0;
-    if (shape.scale_cols > 0) {
-      args.layout.scales_across = static_cast<int32_t>(
-          (shape.in_features + shape.scale_cols - 1) / shape.scale_cols);
-    }
-    args.in_aligned = reinterpret_cast<uintptr_t>(product.in) % 16 == 0 &&
-                      product.in_stride % 4 == 0 &&
-                      product.in_group_stride % 4 == 0;
-    const int64_t rows_of_group = product.active != nullptr
-                                      ? product.num_rows / product.num_groups
-                                      : product.num_rows;
-    if (rows_of_group <= 1) {
+    const ProductArgs args = MakeProductArgs(product);
+    if (RowsOfGroup(product) <= 1) {
       LaunchProduct<kType, 1, 2>(context, args);
     } else {
       LaunchProduct<kType, kTokenTile, 4>(context, args);

@@ -1,10 +1,11 @@
-// The plain product kernel behind Linear, HeadLinear and MoeExperts: groups of
-// products with matrices of one shape and type, activations in f32. Weights are
-// read as they are stored, and once for every kTokenTile rows of input; further
-// passes find them in the caches.
+// The products behind Linear, HeadLinear and MoeExperts: groups of products
+// with matrices of one shape and type. Weights are read as they are stored.
 //
-// A value is Σ over lanes of a warp of Σ over that lane's units of eight, in an
-// order that depends on in_features only (batch invariance).
+// Exact products have activations in f32. A value is Σ over lanes of a warp of
+// Σ over that lane's units of eight. Fast ones run on the tensor cores, weights
+// and activations rounded to bf16 and sums in f32; see linear_tensor.cuh. The
+// order of either depends on in_features only: a row's result is the same to
+// the bit whatever the others (batch invariance).
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,7 @@ struct MatrixShape {
   int32_t scale_rows = 0;
   int32_t scale_cols = 0;
   bool scales_are_e8m0 = false;
+  bool fast = false;  // products on the tensor cores; never for f32 weights
 };
 
 // out_g[r, o] (+)= Σ_i in_g[r, i] · W_g[o, i] + bias[o]. Row r of group g lies
@@ -58,10 +60,19 @@ struct GroupedProduct {
 void RunProduct(LaunchContext& context, const GroupedProduct& product);
 bool IsProductType(DType dtype);
 
-// Which file instantiates which types. False: not one of theirs.
+// Which file instantiates which types, for exact products and for fast ones.
+// False: not one of theirs.
 bool RunPlainProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunScaledProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock32Product(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock256Product(LaunchContext& context, const GroupedProduct& product);
+bool RunPlainTensorProduct(LaunchContext& context,
+                           const GroupedProduct& product);
+bool RunScaledTensorProduct(LaunchContext& context,
+                            const GroupedProduct& product);
+bool RunBlock32TensorProduct(LaunchContext& context,
+                             const GroupedProduct& product);
+bool RunBlock256TensorProduct(LaunchContext& context,
+                              const GroupedProduct& product);
 
 }  // namespace shoal::cuda

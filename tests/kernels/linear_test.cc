@@ -150,7 +150,7 @@ TEST_P(LinearTest, FastMatchesRoundedActivations) {
         for (int64_t tokens : {1, 3, 14}) {
           const std::vector<float> in = random.Normals(tokens * width);
           ExpectClose(Run(*packed, in), weight, Rounded(in, width),
-                      1e-5 + PackingError(dtype));
+                      1e-5 + PackingError(dtype) + GetParam().fast_error);
         }
       }
     }
@@ -177,7 +177,8 @@ TEST_P(LinearTest, PairTypesMatchWhatInputsBecome) {
           for (float& x : rounded) {
             if (pairs) x = BF16ToF32(F32ToBF16(x));
           }
-          ExpectClose(Run(*packed, in), weight, rounded, 1e-5);
+          ExpectClose(Run(*packed, in), weight, rounded,
+                      1e-5 + GetParam().fast_error);
         }
       }
     }
@@ -223,11 +224,12 @@ TEST_P(LinearTest, UncommonScalesAreExact) {
   thin.scales = random.Normals(rows * 2, 0.01f);
   thin.view.scale_rows = 1;
   thin.view.scales = {thin.scales.data(), DType::kF32, {rows, 2}};
-  ExpectClose(Run(*Pack(thin, Precision::kFast), in), thin, in, 1e-5);
+  const double tolerance = 1e-5 + GetParam().fast_error;
+  ExpectClose(Run(*Pack(thin, Precision::kFast), in), thin, in, tolerance);
   StoredWeight zero = MakeWeight(DType::kF4E2M1, rows, width, random);
   UsePowerScales(&zero, random);
   zero.exponents[5] = 0;  // a subnormal scale
-  ExpectClose(Run(*Pack(zero, Precision::kFast), in), zero, in, 1e-5);
+  ExpectClose(Run(*Pack(zero, Precision::kFast), in), zero, in, tolerance);
 }
 
 TEST_P(LinearTest, NanWeightsGiveNan) {
@@ -246,6 +248,40 @@ TEST_P(LinearTest, NanWeightsGiveNan) {
         Run(*Pack(weight, Precision::kFast), random.Normals(2 * width));
     for (int64_t i = 0; i < 2 * rows; ++i) {
       ASSERT_EQ(std::isnan(out[i]), i % rows == 7) << DTypeName(dtype);
+    }
+  }
+}
+
+// Numbers of tokens about the sizes of tiles, of rows and of features, with
+// outputs that lie apart.
+TEST_P(LinearTest, FastMatchesAboutTileSizes) {
+  Random random(14);
+  for (const DType dtype : {DType::kBF16, DType::kQ8_0, DType::kF8E4M3}) {
+    const int64_t width = 96 + 32 * (dtype == DType::kQ8_0);
+    for (const int64_t rows : {127, 130}) {
+      const StoredWeight weight = MakeWeight(dtype, rows, width, random);
+      const auto packed = Pack(weight, Precision::kFast);
+      for (const int64_t tokens : {32, 33, 64, 65, 129}) {
+        SCOPED_TRACE(testing::Message() << DTypeName(dtype) << " " << rows
+                                        << " tokens " << tokens);
+        const std::vector<float> in = random.Normals(tokens * width);
+        const int64_t stride = rows + 3;
+        std::vector<float> apart(tokens * stride, 7.0f);
+        const LinearPart part = {packed.get(), nullptr, apart.data(), false,
+                                 stride};
+        table_->Linear({in.data(), tokens, width, {&part, 1}});
+        std::vector<float> out;
+        for (int64_t t = 0; t < tokens; ++t) {
+          const auto row = apart.begin() + t * stride;
+          out.insert(out.end(), row, row + rows);
+          if (t + 1 < tokens) {
+            EXPECT_EQ(row[rows], 7.0f);
+          }
+        }
+        const bool rounds = dtype == DType::kQ8_0 || RoundsToPairs();
+        ExpectClose(out, weight, in,
+                    rounds ? 0.02 : 1e-5 + GetParam().fast_error);
+      }
     }
   }
 }
@@ -293,7 +329,7 @@ TEST_P(LinearTest, ExtremeCodes) {
       for (float sign : {1.0f, -1.0f}) {
         const std::vector<float> in(5 * width, 2.0f * sign);
         ExpectClose(Run(*packed, in), weight, Rounded(in, width),
-                    1e-5 + 4 * PackingError(dtype));
+                    1e-5 + 4 * PackingError(dtype) + GetParam().fast_error);
       }
     }
   }
@@ -344,14 +380,14 @@ TEST_P(LinearTest, RowDoesNotDependOnBatchOrThreads) {
       const auto packed = Pack(weight, precision);
       const auto packed_single = single->Pack(weight.view, precision);
       ASSERT_TRUE(packed_single.ok());
-      const std::vector<float> in = random.Normals(64 * width);
-      std::vector<float> alone(64 * rows);
-      for (int64_t t = 0; t < 64; ++t) {
+      const std::vector<float> in = random.Normals(129 * width);
+      std::vector<float> alone(129 * rows);
+      for (int64_t t = 0; t < 129; ++t) {
         const LinearPart part = {packed_single->get(), nullptr,
                                  alone.data() + t * rows, false};
         single->Linear({in.data() + t * width, 1, width, {&part, 1}});
       }
-      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 64}) {
+      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 64, 129}) {
         const std::vector<float> out =
             Run(*packed,
                 std::vector<float>(in.begin(), in.begin() + tokens * width));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <string>
@@ -119,6 +120,40 @@ TEST_P(CudaGoldenTest, GreedyTokensSideBySide) {
     EXPECT_EQ(ReadTokens(*streams[i]), golden_.prompts[i].greedy);
   }
 }
+
+// Tensor cores and a bf16 cache: close row by row, except where rounding makes
+// a router choose otherwise.
+class CudaFastGoldenTest : public CudaGoldenTest {};
+
+TEST_P(CudaFastGoldenTest, LogitsStayClose) {
+  auto kernels = MakeCudaKernelTable();
+  ASSERT_TRUE(kernels.ok()) << kernels.status();
+  const LoadedModel fast =
+      LoadModel(GoldenPath(GetParam()), *std::move(kernels), Precision::kFast,
+                DType::kBF16, kMaxTokens);
+  const auto vocab_size =
+      static_cast<size_t>(fast.decoder->config().vocab_size);
+  const GoldenPrompt& prompt = golden_.prompts[golden_.prompts.size() / 2];
+  const int32_t block_size = fast.decoder->cache_layout().BlockMultiple();
+  std::vector<int32_t> blocks(prompt.input_ids.size() / block_size + 1);
+  std::iota(blocks.begin(), blocks.end(), 0);
+  size_t close = 0;
+  const auto logits = AllLogits(*fast.decoder, *fast.kernels, prompt.input_ids,
+                                kMaxTokens, block_size, blocks);
+  for (size_t k = 0; k < prompt.positions.size(); ++k) {
+    const float* a = logits.data() + prompt.positions[k] * vocab_size;
+    const float* b = prompt.logits.data() + k * vocab_size;
+    const double ab = std::inner_product(a, a + vocab_size, b, 0.0);
+    const double aa = std::inner_product(a, a + vocab_size, a, 0.0);
+    const double bb = std::inner_product(b, b + vocab_size, b, 0.0);
+    close += ab >= 0.99 * std::sqrt(aa * bb);
+  }
+  EXPECT_GE(close, prompt.positions.size() * 9 / 10);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CudaFastGoldenTest,
+                         testing::Values("qwen3", "deepseek_v2-lite",
+                                         "deepseek_v3-fp8"));
 
 // Long enough for indexers and compressed entries to matter.
 class CudaLongGoldenTest : public CudaGoldenTest {};
