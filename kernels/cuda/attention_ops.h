@@ -1,6 +1,8 @@
 // Launchers of the attention ops; the params are those of the kernel table's
 // ops, the pointers the device's. Sequences' lengths lie on the device too, so
-// grids are persistent: thread blocks find their items there.
+// grids are persistent: thread blocks find their items there. Over caches in
+// bf16, queries and softmax weights are rounded to bf16 for the tensor cores;
+// over others the arithmetic is f32.
 #pragma once
 
 #include "kernels/attention.h"

@@ -32,6 +32,12 @@ struct TileShape {
   bool shared_values = false;  // a value is the beginning of its key
   DType dtype = DType::kF32;   // of keys and values
   bool aligned = false;        // four elements can be loaded at once
+  bool tensor = false;         // for a TensorTile (tensor_tile.cuh)
+
+  // Of a TensorTile: keys of a step, and strides of its weights and scores.
+  static constexpr int kStepKeys = 64;
+  static constexpr int kWeightStride = kStepKeys + 8;
+  static constexpr int kScoreStride = kStepKeys + 4;
 
   __host__ __device__ int32_t key_stride() const {
     return (key_dim + 3) / 4 * 4 + 4;  // four lanes' words apart: no conflicts
@@ -45,10 +51,31 @@ struct TileShape {
   }
   // Query rows of a thread block.
   __host__ __device__ int32_t rows() const {
+    if (tensor) return kMaxRows;
     const int32_t rows = row_groups() * kRowsOfThread;
     return rows < kMaxRows ? rows : kMaxRows;
   }
+  // Of rows of halves: those of eight neighbours begin in different banks.
+  __host__ __device__ int32_t half_stride(int32_t width) const {
+    return width + 8;
+  }
+  // Of a TensorTile's keys and values of a step.
+  __host__ __device__ int32_t step_halves() const {
+    return kStepKeys * (half_stride(key_dim) +
+                        (shared_values ? 0 : half_stride(value_dim)));
+  }
+  // Behind the queries, of use to others before Begin() and after Finish().
+  __host__ __device__ int32_t free_floats() const {
+    return tensor ? step_halves() - kMaxRows * query_stride()
+                  : shared_floats() - rows() * query_stride() - 2 * kMaxRows -
+                        2 * kTileKeys;
+  }
   __host__ __device__ int32_t shared_floats() const {
+    if (tensor) {
+      return (kMaxRows * (half_stride(key_dim) + kWeightStride)) / 2 +
+             step_halves() + kMaxRows * kScoreStride + 4 * kMaxRows +
+             4 * kStepKeys;
+    }
     return rows() * query_stride() + kTileKeys * key_stride() +
            (shared_values ? 0 : kTileKeys * value_dim) + kTileKeys * kMaxRows +
            2 * kMaxRows + 2 * kTileKeys;
@@ -84,7 +111,7 @@ class AttentionTile {
   // Keys that row r sees: written before Begin().
   __device__ __forceinline__ int32_t& limit(int32_t r) { return limits_[r]; }
   __device__ __forceinline__ float* queries() { return queries_; }
-  // What lies behind the queries, free for other use after Finish().
+  // What lies behind the queries: shape.free_floats().
   __device__ __forceinline__ float* free_floats() { return keys_; }
 
   // Starts with `num_rows` rows, nothing attended to.

@@ -10,6 +10,7 @@
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/decode_weights.cuh"
 #include "kernels/cuda/sequence_items.cuh"
+#include "kernels/cuda/tensor_tile.cuh"
 
 namespace shoal::cuda {
 namespace {
@@ -66,10 +67,10 @@ __device__ __forceinline__ void MultiplyRows(const WeightPointers& weight,
   }
 }
 
-template <DType kType>
+template <DType kType, typename Tile>
 __global__ __launch_bounds__(kTileThreads, 1) void LatentAttentionKernel(
     const __grid_constant__ LatentArgs a) {
-  AttentionTile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
+  Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
   const int32_t q_dim = a.nope_dim + a.rope_dim;
   const int32_t stride = a.shape.query_stride();
   for (int64_t item = blockIdx.x;; item += gridDim.x) {
@@ -171,10 +172,9 @@ void LatentAttention(LaunchContext& context, const LatentAttentionParams& p,
   a.v = weights.v;
   a.k_layout = LayoutOf(weights.k_shape);
   a.v_layout = LayoutOf(weights.v_shape);
+  a.shape.tensor = FitsTensorTile(a.shape, {a.cache});
   // The queries' first part must fit where the tile keeps its keys.
-  const int32_t behind = a.shape.shared_floats() -
-                         a.shape.rows() * a.shape.query_stride() -
-                         2 * kMaxRows - 2 * kTileKeys;
+  const int32_t behind = a.shape.free_floats();
   a.tiles = {p.cu_seqlens_q, p.num_seqs, 1,
              std::min(a.shape.rows(), std::max(1, behind / a.nope_dim))};
   SHOAL_CHECK(a.rank <= kMaxValueDim && a.nope_dim <= behind &&
@@ -182,7 +182,10 @@ void LatentAttention(LaunchContext& context, const LatentAttentionParams& p,
   const dim3 grid(4 * static_cast<unsigned>(context.num_multiprocessors()));
   const size_t shared = a.shape.shared_floats() * sizeof(float);
   SHOAL_CHECK(PlainTypes::Dispatch(weights.k_shape.dtype, [&]<DType kType>() {
-    context.Launch(LatentAttentionKernel<kType>, grid, kTileThreads, shared, a);
+    WithTile(a.shape, [&]<typename Tile>() {
+      context.Launch(LatentAttentionKernel<kType, Tile>, grid, kTileThreads,
+                     shared, a);
+    });
   }));
 }
 

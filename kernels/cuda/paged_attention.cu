@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention_ops.h"
 #include "kernels/cuda/attention_tile.cuh"
 #include "kernels/cuda/sequence_items.cuh"
+#include "kernels/cuda/tensor_tile.cuh"
 
 namespace shoal::cuda {
 namespace {
@@ -33,10 +34,11 @@ __device__ __forceinline__ int64_t PartialAt(const PagedArgs& a, int64_t seq,
          (a.shape.value_dim + 2);
 }
 
+template <typename Tile>
 __global__ __launch_bounds__(kTileThreads, 1) void PagedAttentionKernel(
     const __grid_constant__ PagedArgs a) {
   const PagedAttentionParams& p = a.p;
-  AttentionTile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
+  Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
   const bool split = a.may_split && a.tiles.AllDecode();
   const int32_t per_tile = p.num_kv_heads * (split ? a.max_chunks : 1);
   for (int64_t item = blockIdx.x;; item += gridDim.x) {
@@ -154,6 +156,7 @@ void PagedAttention(LaunchContext& context, const PagedAttentionParams& p) {
                     (a.shape.shared_values || p.v_dim % 4 == 0) &&
                     reinterpret_cast<uintptr_t>(a.keys) % bytes == 0 &&
                     reinterpret_cast<uintptr_t>(a.values) % bytes == 0;
+  a.shape.tensor = FitsTensorTile(a.shape, {a.keys, a.values});
   a.group = p.num_heads / p.num_kv_heads;
   a.tiles = {p.cu_seqlens_q, p.num_seqs, a.group, a.shape.rows()};
   a.max_chunks = static_cast<int32_t>(
@@ -175,7 +178,9 @@ void PagedAttention(LaunchContext& context, const PagedAttentionParams& p) {
   }
   const size_t shared = a.shape.shared_floats() * sizeof(float);
   const dim3 grid(4 * static_cast<unsigned>(context.num_multiprocessors()));
-  context.Launch(PagedAttentionKernel, grid, kTileThreads, shared, a);
+  WithTile(a.shape, [&]<typename Tile>() {
+    context.Launch(PagedAttentionKernel<Tile>, grid, kTileThreads, shared, a);
+  });
   if (a.may_split) {
     context.Launch(MergeChunksKernel,
                    dim3(static_cast<unsigned>(p.num_heads),

@@ -3,6 +3,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/attention_ops.h"
 #include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/tensor_tile.cuh"
 
 namespace shoal::cuda {
 namespace {
@@ -30,9 +31,10 @@ struct SparseArgs {
 };
 
 // Grid: tokens, tiles of heads.
+template <typename Tile>
 __global__ __launch_bounds__(kTileThreads, 1) void SparseAttentionKernel(
     const __grid_constant__ SparseArgs a) {
-  AttentionTile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
+  Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
   const int64_t token = blockIdx.x;
   const int32_t first_head = static_cast<int32_t>(blockIdx.y) * a.shape.rows();
   const int32_t left = a.num_heads - first_head;
@@ -101,11 +103,19 @@ void SparseAttention(LaunchContext& context, const SparseAttentionParams& p) {
     a.sources[s] = {source.rows.data, source.slots, source.counts,
                     source.max_keys,  dtype,        aligned};
   }
+  a.shape.dtype = a.num_sources > 0 ? a.sources[0].dtype : DType::kF32;
+  a.shape.tensor = true;
+  for (int32_t s = 0; s < a.num_sources; ++s) {
+    a.shape.tensor = a.shape.tensor && a.sources[s].dtype == a.shape.dtype &&
+                     FitsTensorTile(a.shape, {a.sources[s].rows});
+  }
   const dim3 grid(static_cast<unsigned>(p.num_tokens),
                   static_cast<unsigned>((p.num_heads + a.shape.rows() - 1) /
                                         a.shape.rows()));
-  context.Launch(SparseAttentionKernel, grid, kTileThreads,
-                 a.shape.shared_floats() * sizeof(float), a);
+  const size_t shared = a.shape.shared_floats() * sizeof(float);
+  WithTile(a.shape, [&]<typename Tile>() {
+    context.Launch(SparseAttentionKernel<Tile>, grid, kTileThreads, shared, a);
+  });
 }
 
 }  // namespace shoal::cuda

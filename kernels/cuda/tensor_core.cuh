@@ -1,4 +1,6 @@
-// One warp's product of two tiles on the tensor cores, and its twin for hosts.
+// What a warp does with tiles: products on the tensor cores, loads from shared
+// memory in the layout that they want, and copies to it that run beside. Each
+// with its twin for hosts.
 #pragma once
 
 #include "kernels/cuda/device_math.cuh"
@@ -54,6 +56,97 @@ __device__ __forceinline__ void MultiplyTile(const uint32_t (&a)[4],
     }
   }
   __syncwarp();
+#endif
+}
+
+namespace tensor_core {
+
+#if !defined(__CUDACC__)
+// The 32 addresses that the lanes of this warp gave.
+template <typename Read>
+void WithRows(const uint16_t* row, const Read& read) {
+  constexpr int kMaxWarps = 32;
+  static const uint16_t* rows[kMaxWarps][kWarpSize];
+  auto& warp = rows[threadIdx.x / kWarpSize];
+  warp[threadIdx.x % kWarpSize] = row;
+  __syncwarp();
+  read(warp);
+  __syncwarp();
+}
+#endif
+
+}  // namespace tensor_core
+
+// Four tiles of 8×8 halves in shared memory (PTX ISA, ldmatrix): lane 8j + i
+// gives the address of row i of tile j, 16-byte aligned. Of tile j a lane gets
+// in tiles[j] elements 2t and 2t + 1 of row g, or, transposed, element g of
+// rows 2t and 2t + 1; g and t as in MultiplyTile().
+__device__ __forceinline__ void LoadTiles4(const uint16_t* row,
+                                           uint32_t (&tiles)[4]) {
+#if defined(__CUDACC__)
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+      : "r"(at)
+      : "memory");
+#else
+  const int lane = static_cast<int>(threadIdx.x % kWarpSize);
+  tensor_core::WithRows(row, [&](const uint16_t* const* rows) {
+    for (int j = 0; j < 4; ++j) {
+      const uint16_t* pair = rows[8 * j + lane / 4] + lane % 4 * 2;
+      tiles[j] = static_cast<uint32_t>(pair[1]) << 16 | pair[0];
+    }
+  });
+#endif
+}
+__device__ __forceinline__ void LoadTiles4Transposed(const uint16_t* row,
+                                                     uint32_t (&tiles)[4]) {
+#if defined(__CUDACC__)
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile(
+      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+      : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+      : "r"(at)
+      : "memory");
+#else
+  const int lane = static_cast<int>(threadIdx.x % kWarpSize);
+  tensor_core::WithRows(row, [&](const uint16_t* const* rows) {
+    for (int j = 0; j < 4; ++j) {
+      const uint16_t low = rows[8 * j + lane % 4 * 2][lane / 4];
+      const uint16_t high = rows[8 * j + lane % 4 * 2 + 1][lane / 4];
+      tiles[j] = static_cast<uint32_t>(high) << 16 | low;
+    }
+  });
+#endif
+}
+
+// Copies 16 bytes to shared memory while the thread goes on, or writes zeros
+// there; both addresses 16-byte aligned. A thread's copies since the last
+// CommitCopies() are a group; WaitForCopies<n>() waits for all its groups but
+// the last n. Others see them after a barrier.
+__device__ __forceinline__ void CopyAsync16(void* shared, const void* global,
+                                            bool zeros) {
+#if defined(__CUDACC__)
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = zeros ? 0 : 16;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at),
+               "l"(global), "r"(bytes)
+               : "memory");
+#else
+  *static_cast<uint4*>(shared) =
+      zeros ? uint4{0, 0, 0, 0} : *static_cast<const uint4*>(global);
+#endif
+}
+__device__ __forceinline__ void CommitCopies() {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int kGroups>
+__device__ __forceinline__ void WaitForCopies() {
+#if defined(__CUDACC__)
+  asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 #endif
 }
 

@@ -1,6 +1,8 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <tuple>
+#include <utility>
 
 #include "tests/kernels/op_test_support.h"
 
@@ -203,12 +205,16 @@ TEST_P(AttentionTest, CacheTypesAndBlockSizes) {
   }
 }
 
+// Tensor cores take rows whose length is a multiple of 16.
+constexpr std::pair<DType, int32_t> kShortRows[] = {
+    {DType::kF32, 8}, {DType::kBF16, 8}, {DType::kBF16, 16}};
+
 TEST_P(AttentionTest, EveryContextLength) {
   Random random(3);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const auto& [dtype, dim] : kShortRows) {
     for (int32_t context = 1; context <= 200; ++context) {
       SCOPED_TRACE(context);
-      ExpectMatches(*MakePaged({3, 1, 8, 5, dtype},
+      ExpectMatches(*MakePaged({3, 1, dim, 5, dtype},
                                {{context, 1}, {context, std::min(context, 23)}},
                                random));
     }
@@ -218,10 +224,10 @@ TEST_P(AttentionTest, EveryContextLength) {
 // Contexts around multiples of the segments that threads share.
 TEST_P(AttentionTest, SeveralSegments) {
   Random random(7);
-  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+  for (const auto& [dtype, dim] : kShortRows) {
     for (const int32_t context : {256, 257, 512, 700, 1025}) {
       SCOPED_TRACE(context);
-      ExpectMatches(*MakePaged({3, 1, 8, 16, dtype},
+      ExpectMatches(*MakePaged({3, 1, dim, 16, dtype},
                                {{context, 1}, {context, 300 % context}}, random,
                                2.0f));
     }
@@ -232,22 +238,32 @@ TEST_P(AttentionTest, SeveralSegments) {
 // attention; more heads than one item takes.
 TEST_P(AttentionTest, ValuesInsideKeys) {
   Random random(8);
+  struct Case {
+    DType dtype;
+    int32_t heads, key_dim, v_dim;
+  };
+  std::vector<Case> cases = {{DType::kBF16, 3, 576, 512},
+                             {DType::kBF16, 20, 576, 512},
+                             {DType::kBF16, 40, 96, 72}};
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const int32_t heads : {1, 5, 16, 70}) {
-      SCOPED_TRACE(heads);
-      const auto paged =
-          MakePaged({heads, 1, 40, 16, dtype}, {{300, 1}, {80, 3}}, random);
-      paged->v = paged->k;
-      paged->params.v_cache = paged->params.k_cache;
-      const std::vector<double> expected = Reference(*paged);
-      paged->params.v_dim = 33;
-      const std::vector<float> out = Run(*paged);
-      for (int64_t row = 0; row < 4 * heads; ++row) {
-        for (int64_t i = 0; i < 33; ++i) {
-          ASSERT_NEAR(out[row * 33 + i], expected[row * 40 + i],
-                      paged->tolerance())
-              << row << " " << i;
-        }
+      cases.push_back({dtype, heads, 40, 33});
+    }
+  }
+  for (const auto& [dtype, heads, key_dim, v_dim] : cases) {
+    SCOPED_TRACE(testing::Message() << heads << " " << key_dim);
+    const auto paged =
+        MakePaged({heads, 1, key_dim, 16, dtype}, {{300, 1}, {80, 3}}, random);
+    paged->v = paged->k;
+    paged->params.v_cache = paged->params.k_cache;
+    const std::vector<double> expected = Reference(*paged);
+    paged->params.v_dim = v_dim;
+    const std::vector<float> out = Run(*paged);
+    for (int64_t row = 0; row < 4 * heads; ++row) {
+      for (int64_t i = 0; i < v_dim; ++i) {
+        ASSERT_NEAR(out[row * v_dim + i], expected[row * key_dim + i],
+                    paged->tolerance())
+            << row << " " << i;
       }
     }
   }
@@ -264,26 +280,29 @@ TEST_P(AttentionTest, LargeScores) {
 
 TEST_P(AttentionTest, NanStaysVisible) {
   Random random(6);
-  const auto paged = MakePaged({2, 1, 16, 16, DType::kF32}, {{90, 2}}, random);
-  paged->q[5] = NAN;
-  const std::vector<float> out = Run(*paged);
-  for (int i = 0; i < 64; ++i) EXPECT_EQ(std::isnan(out[i]), i < 16) << i;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const auto paged = MakePaged({2, 1, 16, 16, dtype}, {{90, 2}}, random);
+    paged->q[5] = NAN;
+    const std::vector<float> out = Run(*paged);
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(std::isnan(out[i]), i < 16) << i;
+  }
 }
 
 TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {
   Random random(5);
   const auto single = MakeSingle();
-  for (const auto& [group, dtype] : {std::pair{1, DType::kBF16},
-                                     {3, DType::kBF16},
-                                     {4, DType::kF16},
-                                     {9, DType::kF32}}) {
-    const auto paged = MakePaged({2 * group, 2, 24, 16, dtype},
-                                 {{550, 550}, {75, 75}, {64, 64}}, random);
+  for (const auto& [group, dim, dtype] : {std::tuple{1, 24, DType::kBF16},
+                                          {3, 24, DType::kBF16},
+                                          {4, 32, DType::kBF16},
+                                          {4, 24, DType::kF16},
+                                          {9, 24, DType::kF32}}) {
+    const auto paged = MakePaged({2 * group, 2, dim, 16, dtype},
+                                 {{300, 300}, {75, 75}, {64, 64}}, random);
     const std::vector<float> whole = Run(*paged);
-    const int64_t row = int64_t{2 * group} * 24;
+    const int64_t row = int64_t{2 * group} * dim;
     // Each sequence alone, in chunks of several sizes, by one thread or more.
     for (int32_t s = 0; s < 3; ++s) {
-      for (int32_t chunk : {1, 7, 64, 550}) {
+      for (int32_t chunk : {1, 7, 64, 300}) {
         std::vector<float> out(whole.size());
         const int32_t start = paged->cu_seqlens[s];
         const int32_t length = paged->cu_seqlens[s + 1] - start;

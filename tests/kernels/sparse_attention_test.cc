@@ -51,10 +51,11 @@ TEST_P(SparseAttentionTest, RowsOfSeveralSourcesWithAndWithoutSinks) {
                                      {DType::kBF16, DType::kF32},
                                      {DType::kF16, DType::kF32}}) {
     const double tolerance = other == DType::kBF16 ? 8e-3 : 3e-5;
-    for (const int32_t dim : {8, 34, 96}) {
+    for (const int32_t dim : {8, 34, 64, 96}) {
       for (const bool sinks : {false, true}) {
         const int64_t tokens = 5;
-        const int32_t heads = dim == 8 ? 70 : 3, v_dim = dim - 3, most = 150;
+        const int32_t heads = dim == 8 ? 70 : 3, most = 150;
+        const int32_t v_dim = dim == 64 ? 56 : dim - 3;
         const int64_t num_rows = 40;
         const CacheRows first(num_rows, dim, dtype, random);
         const CacheRows second(num_rows, dim, other, random);
@@ -234,6 +235,7 @@ TEST_P(SparseAttentionTest, ExpandedLatentRows) {
   };
   for (const Case& c : {Case{24, 12, 8, 10, DType::kF32, DType::kF32},
                         Case{40, 24, 16, 24, DType::kBF16, DType::kBF16},
+                        Case{48, 24, 16, 24, DType::kBF16, DType::kBF16},
                         Case{17, 5, 2, 33, DType::kF32, DType::kF16}}) {
     const int64_t heads = 3, row = c.rank + c.rope, q_dim = c.nope + c.rope;
     const int32_t block_size = 5;

@@ -1,0 +1,413 @@
+// AttentionTile's work on the tensor cores, for bf16 caches: queries and
+// softmax weights are rounded to bf16, sums are f32. The same interface and the
+// same chunks, merged alike (attention_tile.cuh).
+//
+// Who does what (kTileThreads threads, 8 warps), of a step of 64 keys:
+//   scores: a warp has 16 rows and 16 keys, or 8 keys where there are no more
+//           than 16 rows
+//   softmax: warp w has rows w, w + 8, w + 16, w + 24; a lane two keys
+//   values: a warp has all rows of eight columns in every 64
+// While a step is computed the keys of the next are on their way.
+#pragma once
+
+#include <initializer_list>
+
+#include "kernels/cuda/attention_tile.cuh"
+#include "kernels/cuda/tensor_core.cuh"
+
+namespace shoal::cuda {
+
+// kColumnTiles: of eight columns, a warp's; value_dim <= 64 · kColumnTiles.
+template <int kColumnTiles>
+class TensorTile {
+ public:
+  // `shared`: shape.shared_floats() floats, 16-byte aligned.
+  __device__ __forceinline__ TensorTile(const TileShape& shape, float* shared)
+      : shape_(shape) {
+    auto* halves = reinterpret_cast<uint16_t*>(shared);
+    q_ = halves;
+    keys_ = q_ + kMaxRows * shape.half_stride(shape.key_dim);
+    weights_ = keys_ + 2 * shape.step_halves();
+    scores_ = reinterpret_cast<float*>(weights_ + kMaxRows * kWeightStride);
+    shrinks_ = scores_ + kMaxRows * kScoreStride;
+    factors_ = shrinks_ + kMaxRows;
+    limits_ = reinterpret_cast<int32_t*>(factors_ + 2 * kMaxRows);
+    places_ = reinterpret_cast<int64_t*>(limits_ + kMaxRows);
+    lane_ = static_cast<int>(threadIdx.x) % kWarpSize;
+    warp_ = static_cast<int>(threadIdx.x) / kWarpSize;
+  }
+
+  // As floats, where keys will lie: rounded by Begin().
+  __device__ __forceinline__ float* queries() {
+    return reinterpret_cast<float*>(keys_);
+  }
+  __device__ __forceinline__ float* query(int32_t r) {
+    return queries() + r * shape_.query_stride();
+  }
+  __device__ __forceinline__ int32_t& limit(int32_t r) { return limits_[r]; }
+  __device__ __forceinline__ float* free_floats() {
+    return queries() + kMaxRows * shape_.query_stride();
+  }
+
+  __device__ __forceinline__ void Begin(int32_t num_rows) {
+    num_rows_ = num_rows;
+    row_tiles_ = num_rows > 16 ? 2 : 1;
+    most_keys_ = 0;
+    __syncthreads();
+    for (int32_t r = 0; r < num_rows; ++r) {
+      most_keys_ = limits_[r] > most_keys_ ? limits_[r] : most_keys_;
+    }
+    const int32_t pairs = shape_.key_dim / 2;
+    const int32_t stride = shape_.half_stride(shape_.key_dim);
+    for (int32_t i = threadIdx.x; i < 16 * row_tiles_ * pairs;
+         i += kTileThreads) {
+      const int32_t r = i / pairs;
+      const int32_t d = i % pairs * 2;
+      const uint32_t pair =
+          r < num_rows ? PackBF16(query(r)[d], query(r)[d + 1]) : 0;
+      *reinterpret_cast<uint32_t*>(q_ + r * stride + d) = pair;
+    }
+    __syncthreads();
+    Reset(total_max_, total_sum_, total_);
+    Reset(max_, sum_, acc_);
+  }
+
+  __device__ __forceinline__ void SetSource(DType /*dtype*/, bool /*aligned*/) {
+  }
+  __device__ __forceinline__ int32_t most_keys() const { return most_keys_; }
+
+  template <typename Places>
+  __device__ __forceinline__ void AttendTo(const void* keys, const void* values,
+                                           int32_t begin, int32_t end,
+                                           float scale, const Places& places) {
+    int buffer = 0;
+    Fetch(keys, values, begin, end, buffer, places);
+    for (int32_t first = begin; first < end; first += kStepKeys) {
+      const int32_t next = first + kStepKeys;
+      if (next < end) {
+        Fetch(keys, values, next, end, 1 - buffer, places);
+        WaitForCopies<1>();
+      } else {
+        WaitForCopies<0>();
+      }
+      __syncthreads();
+      Score(buffer);
+      __syncthreads();
+      Weigh(first, end - first, scale);
+      __syncthreads();
+      AddValues(buffer);
+      __syncthreads();
+      buffer = 1 - buffer;
+    }
+  }
+
+  __device__ __forceinline__ void CloseChunk() {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const float top = fmaxf(total_max_[i], max_[i]);
+      const float old_factor = AttentionTile::Factor(total_max_[i], top);
+      const float new_factor = AttentionTile::Factor(max_[i], top);
+      total_sum_[i] = fmaf(total_sum_[i], old_factor, sum_[i] * new_factor);
+      total_max_[i] = top;
+      if (lane_ == 0) {
+        factors_[warp_ + kTileWarps * i] = old_factor;
+        factors_[kMaxRows + warp_ + kTileWarps * i] = new_factor;
+      }
+    }
+    __syncthreads();
+    ForEach([&](int32_t r, int32_t, float& acc, float& total) {
+      total = fmaf(total, factors_[r], acc * factors_[kMaxRows + r]);
+    });
+    __syncthreads();
+    Reset(max_, sum_, acc_);
+  }
+
+  template <typename Sink, typename Write>
+  __device__ __forceinline__ void Finish(const Sink& sink, const Write& write) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const int r = warp_ + kTileWarps * i;
+      if (r < num_rows_ && lane_ == 0) {
+        const float extra = sink(r);
+        const float top = fmaxf(total_max_[i], extra);
+        const float own = AttentionTile::Factor(total_max_[i], top);
+        const float sum =
+            fmaf(total_sum_[i], own,
+                 extra == kMinusInfinity ? 0.0f : expf(extra - top));
+        factors_[r] = own;
+        factors_[kMaxRows + r] = sum == 0 ? 1.0f : sum;
+      }
+    }
+    __syncthreads();
+    ForEach([&](int32_t r, int32_t column, float&, float& total) {
+      if (r < num_rows_ && column < shape_.value_dim) {
+        write(r, column, total * factors_[r] / factors_[kMaxRows + r]);
+      }
+    });
+    __syncthreads();
+  }
+
+  template <typename WriteValue, typename WriteState>
+  __device__ __forceinline__ void TakeChunk(const WriteValue& write_value,
+                                            const WriteState& write_state) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const int r = warp_ + kTileWarps * i;
+      if (r < num_rows_ && lane_ == 0) write_state(r, max_[i], sum_[i]);
+    }
+    ForEach([&](int32_t r, int32_t column, float& acc, float&) {
+      if (r < num_rows_ && column < shape_.value_dim) {
+        write_value(r, column, acc);
+      }
+    });
+    Reset(max_, sum_, acc_);
+    __syncthreads();
+  }
+
+ private:
+  static constexpr int kStepKeys = TileShape::kStepKeys;
+  static constexpr int kWeightStride = TileShape::kWeightStride;
+  static constexpr int kScoreStride = TileShape::kScoreStride;
+  using Sums = float[2][kColumnTiles][4];  // row tiles, column tiles
+
+  static __device__ __forceinline__ void Reset(float (&max)[kRowsOfWarp],
+                                               float (&sum)[kRowsOfWarp],
+                                               Sums& sums) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      max[i] = kMinusInfinity;
+      sum[i] = 0;
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) sums[m][n][i] = 0;
+      }
+    }
+  }
+
+  // function(row, column, open chunk's sum, total) of what this thread has.
+  template <typename Function>
+  __device__ __forceinline__ void ForEach(const Function& function) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          function(16 * m + lane_ / 4 + (i >= 2 ? 8 : 0),
+                   64 * n + 8 * warp_ + lane_ % 4 * 2 + i % 2, acc_[m][n][i],
+                   total_[m][n][i]);
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ uint16_t* keys(int buffer) {
+    return keys_ + buffer * shape_.step_halves();
+  }
+  __device__ __forceinline__ uint16_t* values(int buffer) {
+    return keys(buffer) +
+           (shape_.shared_values
+                ? 0
+                : kStepKeys * shape_.half_stride(shape_.key_dim));
+  }
+
+  // Has keys [first, first + kStepKeys) copied, zeros for those from `end` on:
+  // what lies in unwritten cache may be NaN.
+  template <typename Places>
+  __device__ __forceinline__ void Fetch(const void* keys_from,
+                                        const void* values_from, int32_t first,
+                                        int32_t end, int buffer,
+                                        const Places& places) {
+    const auto thread = static_cast<int32_t>(threadIdx.x);
+    int64_t* rows = places_ + buffer * kStepKeys;
+    if (thread < kStepKeys) {
+      rows[thread] = first + thread < end ? places(first + thread) : -1;
+    }
+    __syncthreads();
+    FetchRows(keys_from, rows, shape_.key_dim, keys(buffer));
+    if (!shape_.shared_values) {
+      FetchRows(values_from, rows, shape_.value_dim, values(buffer));
+    }
+    CommitCopies();
+  }
+  __device__ __forceinline__ void FetchRows(const void* from,
+                                            const int64_t* rows, int32_t width,
+                                            uint16_t* to) {
+    const int32_t pieces = width / 8;
+    const int32_t stride = shape_.half_stride(width);
+    const auto* halves = static_cast<const uint16_t*>(from);
+    for (int32_t i = threadIdx.x; i < kStepKeys * pieces; i += kTileThreads) {
+      const int32_t row = i / pieces;
+      const int32_t at = i % pieces * 8;
+      const int64_t place = rows[row];
+      CopyAsync16(to + row * stride + at,
+                  halves + (place < 0 ? 0 : place * width + at), place < 0);
+    }
+  }
+
+  // Products of queries and keys, [row][key], unscaled.
+  __device__ __forceinline__ void Score(int buffer) {
+    const int32_t stride = shape_.half_stride(shape_.key_dim);
+    const int m = row_tiles_ == 2 ? warp_ / 4 : 0;
+    const int first_key = row_tiles_ == 2 ? warp_ % 4 * 16 : warp_ * 8;
+    // Rows and columns of the four tiles that a load brings: those of queries
+    // are (row 0, 0), (row 8, 0), (row 0, 8), (row 8, 8), those of keys
+    // (key 0, 0), (key 0, 8), (key 8, 0), (key 8, 8).
+    const uint16_t* a_row =
+        q_ + (16 * m + lane_ % 8 + lane_ / 8 % 2 * 8) * stride + lane_ / 16 * 8;
+    const int key =
+        first_key + lane_ % 8 + (row_tiles_ == 2 ? lane_ / 16 * 8 : 0);
+    const uint16_t* b_row = keys(buffer) + key * stride + lane_ / 8 % 2 * 8;
+    float sums[2][4] = {};
+    for (int32_t d = 0; d < shape_.key_dim; d += 16) {
+      uint32_t a[4], b[4];
+      LoadTiles4(a_row + d, a);
+      LoadTiles4(b_row + d, b);
+      const uint32_t left[2] = {b[0], b[1]};
+      MultiplyTile(a, left, sums[0]);
+      if (row_tiles_ == 2) {
+        const uint32_t right[2] = {b[2], b[3]};
+        MultiplyTile(a, right, sums[1]);
+      }
+    }
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      if (n < row_tiles_) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = 16 * m + lane_ / 4 + (i >= 2 ? 8 : 0);
+          scores_[row * kScoreStride + first_key + 8 * n + lane_ % 4 * 2 +
+                  i % 2] = sums[n][i];
+        }
+      }
+    }
+  }
+
+  // Weights of the step's keys, of which `count` are there, and what they do to
+  // the running maxima and sums.
+  __device__ __forceinline__ void Weigh(int32_t first, int32_t count,
+                                        float scale) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const int r = warp_ + kTileWarps * i;
+      if (r >= 16 * row_tiles_) continue;
+      float score[2];
+      float most = kMinusInfinity;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int32_t key = lane_ + kWarpSize * half;
+        const bool seen =
+            r < num_rows_ && key < count && first + key < limits_[r];
+        score[half] =
+            seen ? scores_[r * kScoreStride + key] * scale : kMinusInfinity;
+        // A score that is NaN is seen: it must show in the result.
+        most = fmaxf(most, score[half]);
+      }
+      const float top = fmaxf(max_[i], WarpMax(most));
+      const float shrink = AttentionTile::Factor(max_[i], top);
+      float sum = 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float weight =
+            score[half] == kMinusInfinity ? 0.0f : expf(score[half] - top);
+        weights_[r * kWeightStride + lane_ + kWarpSize * half] =
+            NarrowBF16(weight);
+        sum += weight;
+      }
+      sum_[i] = fmaf(sum_[i], shrink, WarpSum(sum));
+      max_[i] = top;
+      if (lane_ == 0) shrinks_[r] = shrink;
+    }
+  }
+
+  __device__ __forceinline__ void AddValues(int buffer) {
+    const int32_t stride = shape_.half_stride(
+        shape_.shared_values ? shape_.key_dim : shape_.value_dim);
+    const uint16_t* value_row = values(buffer) + lane_ * stride + 8 * warp_;
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      if (m >= row_tiles_) continue;
+      const float upper = shrinks_[16 * m + lane_ / 4];
+      const float lower = shrinks_[16 * m + lane_ / 4 + 8];
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+        acc_[m][n][0] *= upper, acc_[m][n][1] *= upper;
+        acc_[m][n][2] *= lower, acc_[m][n][3] *= lower;
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < kStepKeys / 32; ++half) {
+      uint32_t a[2][2][4];  // row tiles, 16 keys each
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        if (m >= row_tiles_) continue;
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          LoadTiles4(
+              weights_ +
+                  (16 * m + lane_ % 8 + lane_ / 8 % 2 * 8) * kWeightStride +
+                  32 * half + 16 * k + lane_ / 16 * 8,
+              a[m][k]);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < kColumnTiles; ++n) {
+        if (64 * n + 8 * warp_ >= shape_.value_dim) continue;
+        uint32_t b[4];  // 32 keys of eight columns
+        LoadTiles4Transposed(value_row + 32 * half * stride + 64 * n, b);
+        const uint32_t near[2] = {b[0], b[1]};
+        const uint32_t far[2] = {b[2], b[3]};
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          if (m >= row_tiles_) continue;
+          MultiplyTile(a[m][0], near, acc_[m][n]);
+          MultiplyTile(a[m][1], far, acc_[m][n]);
+        }
+      }
+    }
+  }
+
+  const TileShape shape_;
+  uint16_t* q_;        // [kMaxRows, key_dim], rows half_stride() apart
+  uint16_t* keys_;     // two of [kStepKeys, key_dim], and values unless shared
+  uint16_t* weights_;  // [kMaxRows, kWeightStride]
+  float* scores_;      // [kMaxRows, kScoreStride]
+  float* shrinks_;     // [kMaxRows]
+  float* factors_;     // [2, kMaxRows]
+  int32_t* limits_;    // [kMaxRows]
+  int64_t* places_;    // two of [kStepKeys], in rows; -1: no key
+  int lane_, warp_;
+  int32_t num_rows_ = 0, row_tiles_ = 1, most_keys_ = 0;
+  // Of a warp's rows, the same in every lane.
+  float max_[kRowsOfWarp], sum_[kRowsOfWarp];
+  float total_max_[kRowsOfWarp], total_sum_[kRowsOfWarp];
+  Sums acc_, total_;
+};
+
+// Whether a TensorTile may have this shape, with keys and values at `arrays`.
+inline bool FitsTensorTile(const TileShape& shape,
+                           std::initializer_list<const void*> arrays) {
+  for (const void* array : arrays) {
+    if (reinterpret_cast<uintptr_t>(array) % 16 != 0) return false;
+  }
+  return shape.dtype == DType::kBF16 && shape.key_dim % 16 == 0 &&
+         shape.value_dim % 8 == 0 && shape.value_dim <= 512;
+}
+
+// Calls `function` with the tile type of shape.tensor and shape.value_dim.
+template <typename Function>
+void WithTile(const TileShape& shape, const Function& function) {
+  if (!shape.tensor) {
+    function.template operator()<AttentionTile>();
+  } else if (shape.value_dim <= 128) {
+    function.template operator()<TensorTile<2>>();
+  } else {
+    function.template operator()<TensorTile<8>>();
+  }
+}
+
+}  // namespace shoal::cuda
