@@ -82,6 +82,102 @@ struct TileShape {
   }
 };
 
+// e^(max - top), 1 where nothing has been seen yet on either side.
+__device__ __forceinline__ float SoftmaxFactor(float max, float top) {
+  return top == kMinusInfinity ? 1.0f : expf(max - top);
+}
+
+// Maxima and sums of a warp's rows (warp w has rows w, w + 8, …), of the open
+// chunk and in total; the same in every lane.
+class RowSoftmax {
+ public:
+  __device__ __forceinline__ void Begin() {
+    Reset(total_max_, total_sum_);
+    OpenChunk();
+  }
+  __device__ __forceinline__ void OpenChunk() { Reset(max_, sum_); }
+
+  // Row i of the warp sees scores of at most `top`: what its sums so far are to
+  // be multiplied by. `top` becomes the new maximum.
+  __device__ __forceinline__ float Raise(int i, float* top) {
+    *top = fmaxf(max_[i], *top);
+    const float shrink = SoftmaxFactor(max_[i], *top);
+    max_[i] = *top;
+    return shrink;
+  }
+  __device__ __forceinline__ void Add(int i, float shrink, float weights) {
+    sum_[i] = fmaf(sum_[i], shrink, weights);
+  }
+
+  // Merges the open chunk into the total. factors[r], factors[kMaxRows + r]:
+  // what row r's total and chunk of values are to be multiplied by, for that.
+  __device__ __forceinline__ void CloseChunk(float* factors) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const float top = fmaxf(total_max_[i], max_[i]);
+      const float old_factor = SoftmaxFactor(total_max_[i], top);
+      const float new_factor = SoftmaxFactor(max_[i], top);
+      total_sum_[i] = fmaf(total_sum_[i], old_factor, sum_[i] * new_factor);
+      total_max_[i] = top;
+      if (threadIdx.x % kWarpSize == 0) {
+        factors[Row(i)] = old_factor;
+        factors[kMaxRows + Row(i)] = new_factor;
+      }
+    }
+  }
+
+  // factors[r], factors[kMaxRows + r]: what the total of row r's values is to
+  // be multiplied and divided by. sink(row): see AttentionTile::Finish().
+  template <typename Sink>
+  __device__ __forceinline__ void Finish(int32_t num_rows, const Sink& sink,
+                                         float* factors) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const int r = Row(i);
+      if (r < num_rows && threadIdx.x % kWarpSize == 0) {
+        const float extra = sink(r);
+        const float top = fmaxf(total_max_[i], extra);
+        const float own = SoftmaxFactor(total_max_[i], top);
+        const float sum =
+            fmaf(total_sum_[i], own,
+                 extra == kMinusInfinity ? 0.0f : expf(extra - top));
+        // No key at all: a zero row, and not its division by zero.
+        factors[r] = own;
+        factors[kMaxRows + r] = sum == 0 ? 1.0f : sum;
+      }
+    }
+  }
+
+  // write(row, largest score, sum of weights) of the open chunk.
+  template <typename Write>
+  __device__ __forceinline__ void TakeChunk(int32_t num_rows,
+                                            const Write& write) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      if (Row(i) < num_rows && threadIdx.x % kWarpSize == 0) {
+        write(Row(i), max_[i], sum_[i]);
+      }
+    }
+    OpenChunk();
+  }
+
+ private:
+  static __device__ __forceinline__ int Row(int i) {
+    return static_cast<int>(threadIdx.x) / kWarpSize + kTileWarps * i;
+  }
+  static __device__ __forceinline__ void Reset(float (&max)[kRowsOfWarp],
+                                               float (&sum)[kRowsOfWarp]) {
+#pragma unroll
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      max[i] = kMinusInfinity;
+      sum[i] = 0;
+    }
+  }
+
+  float max_[kRowsOfWarp], sum_[kRowsOfWarp];
+  float total_max_[kRowsOfWarp], total_sum_[kRowsOfWarp];
+};
+
 class AttentionTile {
  public:
   // `shared`: shape.shared_floats() floats, 16-byte aligned.
@@ -127,8 +223,9 @@ class AttentionTile {
     for (int32_t r = 0; r < num_rows; ++r) {
       most_keys_ = limits_[r] > most_keys_ ? limits_[r] : most_keys_;
     }
-    Reset(total_max_, total_sum_, total_);
-    Reset(max_, sum_, acc_);
+    softmax_.Begin();
+    Reset(total_);
+    Reset(acc_);
   }
 
   // What AttendTo() reads from now on.
@@ -165,22 +262,9 @@ class AttentionTile {
 
   // Merges the open chunk into the total and opens the next.
   __device__ __forceinline__ void CloseChunk() {
-    // Old and new factors of a row, as its warp knows them.
-    float* old_factors = weights_;
-    float* new_factors = weights_ + kMaxRows;
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const float top = fmaxf(total_max_[i], max_[i]);
-      const float old_factor = Factor(total_max_[i], top);
-      const float new_factor = Factor(max_[i], top);
-      total_sum_[i] = fmaf(total_sum_[i], old_factor, sum_[i] * new_factor);
-      total_max_[i] = top;
-      if (threadIdx.x % kWarpSize == 0) {
-        const int r = threadIdx.x / kWarpSize + kTileWarps * i;
-        old_factors[r] = old_factor;
-        new_factors[r] = new_factor;
-      }
-    }
+    const float* old_factors = weights_;
+    const float* new_factors = weights_ + kMaxRows;
+    softmax_.CloseChunk(weights_);
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kRowsOfThread; ++j) {
@@ -195,29 +279,16 @@ class AttentionTile {
       }
     }
     __syncthreads();
-    Reset(max_, sum_, acc_);
+    softmax_.OpenChunk();
+    Reset(acc_);
   }
 
   // Calls write(row, column, value of the total divided by its sum).
   // sink(row) gives what joins the sum without a value, or minus infinity.
   template <typename Sink, typename Write>
   __device__ __forceinline__ void Finish(const Sink& sink, const Write& write) {
-    float* factors = weights_;
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const int r = threadIdx.x / kWarpSize + kTileWarps * i;
-      if (r < num_rows_ && threadIdx.x % kWarpSize == 0) {
-        const float extra = sink(r);
-        const float top = fmaxf(total_max_[i], extra);
-        const float own = Factor(total_max_[i], top);
-        const float sum =
-            fmaf(total_sum_[i], own,
-                 extra == kMinusInfinity ? 0.0f : expf(extra - top));
-        // No key at all: a zero row, and not its division by zero.
-        factors[r] = own;
-        factors[kMaxRows + r] = sum == 0 ? 1.0f : sum;
-      }
-    }
+    const float* factors = weights_;
+    softmax_.Finish(num_rows_, sink, weights_);
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < kRowsOfThread; ++j) {
@@ -240,13 +311,7 @@ class AttentionTile {
   template <typename WriteValue, typename WriteState>
   __device__ __forceinline__ void TakeChunk(const WriteValue& write_value,
                                             const WriteState& write_state) {
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const int r = threadIdx.x / kWarpSize + kTileWarps * i;
-      if (r < num_rows_ && threadIdx.x % kWarpSize == 0) {
-        write_state(r, max_[i], sum_[i]);
-      }
-    }
+    softmax_.TakeChunk(num_rows_, write_state);
 #pragma unroll
     for (int j = 0; j < kRowsOfThread; ++j) {
       if (j < my_rows_) {
@@ -259,24 +324,12 @@ class AttentionTile {
         }
       }
     }
-    Reset(max_, sum_, acc_);
+    Reset(acc_);
     __syncthreads();
   }
 
-  // e^(max - top), 1 where nothing has been seen yet on either side.
-  static __device__ __forceinline__ float Factor(float max, float top) {
-    return top == kMinusInfinity ? 1.0f : expf(max - top);
-  }
-
  private:
-  static __device__ __forceinline__ void Reset(float (&max)[kRowsOfWarp],
-                                               float (&sum)[kRowsOfWarp],
-                                               float (&acc)[2][kRowsOfThread]) {
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      max[i] = kMinusInfinity;
-      sum[i] = 0;
-    }
+  static __device__ __forceinline__ void Reset(float (&acc)[2][kRowsOfThread]) {
 #pragma unroll
     for (int j = 0; j < kRowsOfThread; ++j) acc[0][j] = acc[1][j] = 0;
   }
@@ -343,11 +396,10 @@ class AttentionTile {
       const bool seen = lane < count && first + lane < limits_[r];
       const float score =
           ((dots[i].x + dots[i].y) + (dots[i].z + dots[i].w)) * scale;
-      const float top = fmaxf(max_[i], WarpMax(seen ? score : kMinusInfinity));
-      const float shrink = Factor(max_[i], top);
+      float top = WarpMax(seen ? score : kMinusInfinity);
+      const float shrink = softmax_.Raise(i, &top);
       const float weight = seen ? expf(score - top) : 0.0f;
-      sum_[i] = fmaf(sum_[i], shrink, WarpSum(weight));
-      max_[i] = top;
+      softmax_.Add(i, shrink, WarpSum(weight));
       weights_[lane * kMaxRows + r] = weight;
       if (lane == 0) shrinks_[r] = shrink;
     }
@@ -397,9 +449,7 @@ class AttentionTile {
   int64_t* places_;  // [kTileKeys], in rows
   int32_t column_, first_row_;
   int32_t num_rows_ = 0, my_rows_ = 0, most_keys_ = 0;
-  // Of a warp's rows, the same in every lane.
-  float max_[kRowsOfWarp], sum_[kRowsOfWarp];
-  float total_max_[kRowsOfWarp], total_sum_[kRowsOfWarp];
+  RowSoftmax softmax_;
   // Of a thread's rows and columns.
   float acc_[2][kRowsOfThread], total_[2][kRowsOfThread];
 };

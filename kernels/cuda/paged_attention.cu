@@ -128,8 +128,8 @@ __global__ void MergeChunksKernel(const __grid_constant__ PagedArgs a) {
     for (int32_t c = 0; c < chunks; ++c) {
       const float* part = chunk + c * (width + 2);
       const float top = fmaxf(max, part[width]);
-      const float old_factor = AttentionTile::Factor(max, top);
-      const float new_factor = AttentionTile::Factor(part[width], top);
+      const float old_factor = SoftmaxFactor(max, top);
+      const float new_factor = SoftmaxFactor(part[width], top);
       sum = fmaf(sum, old_factor, part[width + 1] * new_factor);
       total = fmaf(total, old_factor, part[d] * new_factor);
       max = top;

@@ -59,65 +59,47 @@ __device__ __forceinline__ void MultiplyTile(const uint32_t (&a)[4],
 #endif
 }
 
-namespace tensor_core {
-
-#if !defined(__CUDACC__)
-// The 32 addresses that the lanes of this warp gave.
-template <typename Read>
-void WithRows(const uint16_t* row, const Read& read) {
-  constexpr int kMaxWarps = 32;
-  static const uint16_t* rows[kMaxWarps][kWarpSize];
-  auto& warp = rows[threadIdx.x / kWarpSize];
-  warp[threadIdx.x % kWarpSize] = row;
-  __syncwarp();
-  read(warp);
-  __syncwarp();
-}
-#endif
-
-}  // namespace tensor_core
-
 // Four tiles of 8×8 halves in shared memory (PTX ISA, ldmatrix): lane 8j + i
 // gives the address of row i of tile j, 16-byte aligned. Of tile j a lane gets
 // in tiles[j] elements 2t and 2t + 1 of row g, or, transposed, element g of
 // rows 2t and 2t + 1; g and t as in MultiplyTile().
+template <bool kTransposed>
 __device__ __forceinline__ void LoadTiles4(const uint16_t* row,
                                            uint32_t (&tiles)[4]) {
 #if defined(__CUDACC__)
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile(
-      "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-      : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-      : "r"(at)
-      : "memory");
+  if constexpr (kTransposed) {
+    asm volatile(
+        "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 "
+        "{%0, %1, %2, %3}, [%4];"
+        : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+        : "r"(at)
+        : "memory");
+  } else {
+    asm volatile(
+        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
+        : "r"(at)
+        : "memory");
+  }
 #else
+  // The addresses that the lanes of a warp gave.
+  constexpr int kMaxWarps = 32;
+  static const uint16_t* addresses[kMaxWarps][kWarpSize];
+  auto& rows = addresses[threadIdx.x / kWarpSize];
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
-  tensor_core::WithRows(row, [&](const uint16_t* const* rows) {
-    for (int j = 0; j < 4; ++j) {
-      const uint16_t* pair = rows[8 * j + lane / 4] + lane % 4 * 2;
-      tiles[j] = static_cast<uint32_t>(pair[1]) << 16 | pair[0];
-    }
-  });
-#endif
-}
-__device__ __forceinline__ void LoadTiles4Transposed(const uint16_t* row,
-                                                     uint32_t (&tiles)[4]) {
-#if defined(__CUDACC__)
-  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
-  asm volatile(
-      "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-      : "=r"(tiles[0]), "=r"(tiles[1]), "=r"(tiles[2]), "=r"(tiles[3])
-      : "r"(at)
-      : "memory");
-#else
-  const int lane = static_cast<int>(threadIdx.x % kWarpSize);
-  tensor_core::WithRows(row, [&](const uint16_t* const* rows) {
-    for (int j = 0; j < 4; ++j) {
-      const uint16_t low = rows[8 * j + lane % 4 * 2][lane / 4];
-      const uint16_t high = rows[8 * j + lane % 4 * 2 + 1][lane / 4];
-      tiles[j] = static_cast<uint32_t>(high) << 16 | low;
-    }
-  });
+  rows[lane] = row;
+  __syncwarp();
+  const int g = lane / 4;
+  const int t = lane % 4;
+  for (int j = 0; j < 4; ++j) {
+    const uint16_t low =
+        kTransposed ? rows[8 * j + 2 * t][g] : rows[8 * j + g][2 * t];
+    const uint16_t high =
+        kTransposed ? rows[8 * j + 2 * t + 1][g] : rows[8 * j + g][2 * t + 1];
+    tiles[j] = static_cast<uint32_t>(high) << 16 | low;
+  }
+  __syncwarp();
 #endif
 }
 

@@ -68,8 +68,9 @@ class TensorTile {
       *reinterpret_cast<uint32_t*>(q_ + r * stride + d) = pair;
     }
     __syncthreads();
-    Reset(total_max_, total_sum_, total_);
-    Reset(max_, sum_, acc_);
+    softmax_.Begin();
+    Reset(total_);
+    Reset(acc_);
   }
 
   __device__ __forceinline__ void SetSource(DType /*dtype*/, bool /*aligned*/) {
@@ -102,42 +103,19 @@ class TensorTile {
   }
 
   __device__ __forceinline__ void CloseChunk() {
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const float top = fmaxf(total_max_[i], max_[i]);
-      const float old_factor = AttentionTile::Factor(total_max_[i], top);
-      const float new_factor = AttentionTile::Factor(max_[i], top);
-      total_sum_[i] = fmaf(total_sum_[i], old_factor, sum_[i] * new_factor);
-      total_max_[i] = top;
-      if (lane_ == 0) {
-        factors_[warp_ + kTileWarps * i] = old_factor;
-        factors_[kMaxRows + warp_ + kTileWarps * i] = new_factor;
-      }
-    }
+    softmax_.CloseChunk(factors_);
     __syncthreads();
     ForEach([&](int32_t r, int32_t, float& acc, float& total) {
       total = fmaf(total, factors_[r], acc * factors_[kMaxRows + r]);
     });
     __syncthreads();
-    Reset(max_, sum_, acc_);
+    softmax_.OpenChunk();
+    Reset(acc_);
   }
 
   template <typename Sink, typename Write>
   __device__ __forceinline__ void Finish(const Sink& sink, const Write& write) {
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const int r = warp_ + kTileWarps * i;
-      if (r < num_rows_ && lane_ == 0) {
-        const float extra = sink(r);
-        const float top = fmaxf(total_max_[i], extra);
-        const float own = AttentionTile::Factor(total_max_[i], top);
-        const float sum =
-            fmaf(total_sum_[i], own,
-                 extra == kMinusInfinity ? 0.0f : expf(extra - top));
-        factors_[r] = own;
-        factors_[kMaxRows + r] = sum == 0 ? 1.0f : sum;
-      }
-    }
+    softmax_.Finish(num_rows_, sink, factors_);
     __syncthreads();
     ForEach([&](int32_t r, int32_t column, float&, float& total) {
       if (r < num_rows_ && column < shape_.value_dim) {
@@ -150,17 +128,13 @@ class TensorTile {
   template <typename WriteValue, typename WriteState>
   __device__ __forceinline__ void TakeChunk(const WriteValue& write_value,
                                             const WriteState& write_state) {
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      const int r = warp_ + kTileWarps * i;
-      if (r < num_rows_ && lane_ == 0) write_state(r, max_[i], sum_[i]);
-    }
+    softmax_.TakeChunk(num_rows_, write_state);
     ForEach([&](int32_t r, int32_t column, float& acc, float&) {
       if (r < num_rows_ && column < shape_.value_dim) {
         write_value(r, column, acc);
       }
     });
-    Reset(max_, sum_, acc_);
+    Reset(acc_);
     __syncthreads();
   }
 
@@ -170,14 +144,7 @@ class TensorTile {
   static constexpr int kScoreStride = TileShape::kScoreStride;
   using Sums = float[2][kColumnTiles][4];  // row tiles, column tiles
 
-  static __device__ __forceinline__ void Reset(float (&max)[kRowsOfWarp],
-                                               float (&sum)[kRowsOfWarp],
-                                               Sums& sums) {
-#pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) {
-      max[i] = kMinusInfinity;
-      sum[i] = 0;
-    }
+  static __device__ __forceinline__ void Reset(Sums& sums) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -265,8 +232,8 @@ class TensorTile {
     float sums[2][4] = {};
     for (int32_t d = 0; d < shape_.key_dim; d += 16) {
       uint32_t a[4], b[4];
-      LoadTiles4(a_row + d, a);
-      LoadTiles4(b_row + d, b);
+      LoadTiles4<false>(a_row + d, a);
+      LoadTiles4<false>(b_row + d, b);
       const uint32_t left[2] = {b[0], b[1]};
       MultiplyTile(a, left, sums[0]);
       if (row_tiles_ == 2) {
@@ -307,8 +274,8 @@ class TensorTile {
         // A score that is NaN is seen: it must show in the result.
         most = fmaxf(most, score[half]);
       }
-      const float top = fmaxf(max_[i], WarpMax(most));
-      const float shrink = AttentionTile::Factor(max_[i], top);
+      float top = WarpMax(most);
+      const float shrink = softmax_.Raise(i, &top);
       float sum = 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -318,8 +285,7 @@ class TensorTile {
             NarrowBF16(weight);
         sum += weight;
       }
-      sum_[i] = fmaf(sum_[i], shrink, WarpSum(sum));
-      max_[i] = top;
+      softmax_.Add(i, shrink, WarpSum(sum));
       if (lane_ == 0) shrinks_[r] = shrink;
     }
   }
@@ -347,7 +313,7 @@ class TensorTile {
         if (m >= row_tiles_) continue;
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          LoadTiles4(
+          LoadTiles4<false>(
               weights_ +
                   (16 * m + lane_ % 8 + lane_ / 8 % 2 * 8) * kWeightStride +
                   32 * half + 16 * k + lane_ / 16 * 8,
@@ -358,7 +324,7 @@ class TensorTile {
       for (int n = 0; n < kColumnTiles; ++n) {
         if (64 * n + 8 * warp_ >= shape_.value_dim) continue;
         uint32_t b[4];  // 32 keys of eight columns
-        LoadTiles4Transposed(value_row + 32 * half * stride + 64 * n, b);
+        LoadTiles4<true>(value_row + 32 * half * stride + 64 * n, b);
         const uint32_t near[2] = {b[0], b[1]};
         const uint32_t far[2] = {b[2], b[3]};
 #pragma unroll
@@ -382,9 +348,7 @@ class TensorTile {
   int64_t* places_;    // two of [kStepKeys], in rows; -1: no key
   int lane_, warp_;
   int32_t num_rows_ = 0, row_tiles_ = 1, most_keys_ = 0;
-  // Of a warp's rows, the same in every lane.
-  float max_[kRowsOfWarp], sum_[kRowsOfWarp];
-  float total_max_[kRowsOfWarp], total_sum_[kRowsOfWarp];
+  RowSoftmax softmax_;
   Sums acc_, total_;
 };
 

@@ -33,14 +33,7 @@ class EngineFaultTest : public testing::TestWithParam<const char*> {
 
   CheckedTable& device() { return static_cast<CheckedTable&>(*model_.kernels); }
 
-  static EngineRequest Request() {
-    EngineRequest request;
-    request.prompt_token_ids = {1, 2, 3, 4, 5};
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = 100;
-    request.sampling.ignore_eos = true;
-    return request;
-  }
+  static EngineRequest Request() { return GreedyRequest({1, 2, 3, 4, 5}, 100); }
 
   void ExpectFailed() {
     EXPECT_TRUE(engine_->AwaitIdle(absl::Now() + kLimit));

@@ -59,12 +59,7 @@ class EngineTest : public testing::Test {
 
   static EngineRequest Request(int32_t max_tokens,
                                std::vector<int32_t> prompt = {1, 2, 3, 4, 5}) {
-    EngineRequest request;
-    request.prompt_token_ids = std::move(prompt);
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = max_tokens;
-    request.sampling.ignore_eos = true;
-    return request;
+    return GreedyRequest(std::move(prompt), max_tokens);
   }
   std::unique_ptr<EngineStream> Submit(EngineRequest request) {
     auto stream = engine_->Submit(std::move(request));

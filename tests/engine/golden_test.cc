@@ -86,12 +86,7 @@ class GoldenTest
   }
 
   static EngineRequest Greedy(const GoldenPrompt& prompt) {
-    EngineRequest request;
-    request.prompt_token_ids = prompt.input_ids;
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = static_cast<int32_t>(prompt.greedy.size());
-    request.sampling.ignore_eos = true;
-    return request;
+    return GreedyRequest(prompt.input_ids, prompt.greedy.size());
   }
 
   Golden golden_;

@@ -1,10 +1,20 @@
 #include "tests/engine/token_reader.h"
 
 #include <optional>
+#include <utility>
 
 #include "absl/synchronization/mutex.h"
 
 namespace shoal {
+
+EngineRequest GreedyRequest(std::vector<int32_t> prompt, size_t max_tokens) {
+  EngineRequest request;
+  request.prompt_token_ids = std::move(prompt);
+  request.sampling.temperature = 0;
+  request.sampling.max_tokens = static_cast<int64_t>(max_tokens);
+  request.sampling.ignore_eos = true;
+  return request;
+}
 
 std::vector<TokenEvent> ReadEvents(EngineStream& stream) {
   absl::Mutex mutex;

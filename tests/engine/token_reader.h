@@ -1,12 +1,16 @@
-// Reads an engine's stream to its end. Test support.
+// Asks an engine for tokens and reads its stream to the end. Test support.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "engine/engine.h"
 
 namespace shoal {
+
+// For `max_tokens` greedy tokens, whatever they are.
+EngineRequest GreedyRequest(std::vector<int32_t> prompt, size_t max_tokens);
 
 // Every event until the stream is done, in order. Waits without a time limit:
 // a test that hangs is stopped by its runner.

@@ -98,12 +98,7 @@ TEST_F(GpuFaultTest, TheLastFaultEndsEveryStreamWithAnError) {
   ASSERT_TRUE(engine.ok()) << engine.status();
   std::vector<std::unique_ptr<EngineStream>> streams;
   for (int i = 0; i < 5; ++i) {
-    EngineRequest request;
-    request.prompt_token_ids = {1, 2, 3, 4, 5};
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = 100;
-    request.sampling.ignore_eos = true;
-    auto stream = (*engine)->Submit(std::move(request));
+    auto stream = (*engine)->Submit(GreedyRequest({1, 2, 3, 4, 5}, 100));
     ASSERT_TRUE(stream.ok()) << stream.status();
     streams.push_back(*std::move(stream));
   }

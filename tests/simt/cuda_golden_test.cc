@@ -107,12 +107,8 @@ TEST_P(CudaGoldenTest, GreedyTokensSideBySide) {
   for (size_t i = 0; i < count; ++i) {
     std::vector<int32_t>& greedy = golden_.prompts[i].greedy;
     if (greedy.size() > kGreedyTokens) greedy.resize(kGreedyTokens);
-    EngineRequest request;
-    request.prompt_token_ids = golden_.prompts[i].input_ids;
-    request.sampling.temperature = 0;
-    request.sampling.max_tokens = static_cast<int32_t>(greedy.size());
-    request.sampling.ignore_eos = true;
-    auto stream = (*engine)->Submit(std::move(request));
+    auto stream = (*engine)->Submit(
+        GreedyRequest(golden_.prompts[i].input_ids, greedy.size()));
     ASSERT_TRUE(stream.ok()) << stream.status();
     streams.push_back(*std::move(stream));
   }
