@@ -1,7 +1,8 @@
-// The exact top-k of an indexer; see kernels/sparse_attention.h. A thread block
-// takes one token at a time: scores of all its keys into scratch memory, then
-// the k-th largest by its bits, eight at a time from the top, then the chosen
-// keys in rising order.
+// The exact top-k of an indexer; see kernels/sparse_attention.h: scores of all
+// of a token's keys into scratch memory, then the k-th largest by its bits,
+// eight at a time from the top, then the chosen keys in rising order. A thread
+// block does all that for one token at a time; in a decode step, whose tokens
+// are few, many share the scoring of one, and a larger one chooses.
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -14,7 +15,11 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarpSize;
+constexpr int kChoosingThreads = 1024;
+constexpr int kMostWarps = kChoosingThreads / kWarpSize;
+constexpr int kSegmentKeys = 256;  // that a thread block scores for another
 constexpr int kDigits = 256;
+constexpr int64_t kMostSharedScores = int64_t{512} << 20;  // bytes
 
 struct SelectArgs {
   KeySelectParams p;
@@ -22,8 +27,15 @@ struct SelectArgs {
   DType dtype;
   bool aligned;
   SequenceTiles tiles;
-  uint32_t* order;  // scores as ordered bits [gridDim.x, max_keys]
+  // Scores as ordered bits, of a thread block's token or of each sequence's in
+  // a decode step that is shared.
+  uint32_t* order;  // [max(thread blocks, num_seqs), max_keys]
   int64_t max_keys;
+  bool may_share;
+
+  __device__ __forceinline__ bool IsShared() const {
+    return may_share && tiles.AllDecode();
+  }
 };
 
 // Shared memory of a thread block.
@@ -33,7 +45,7 @@ struct SelectShared {
   float* keys;      // [kWarpSize, dim4 + 4]
   float* partial;   // [kWarps, kWarpSize]
   int32_t* counts;  // [kDigits]
-  int32_t* totals;  // [2, kWarps]
+  int32_t* totals;  // [2, kMostWarps]
 };
 
 __host__ __device__ int32_t PaddedDim(int32_t head_dim) {
@@ -44,7 +56,7 @@ __host__ __device__ int64_t SharedFloats(const KeySelectParams& p) {
   const int64_t dim = PaddedDim(p.head_dim);
   const int64_t heads = (p.num_heads + 3) / 4 * 4;
   return heads * dim + heads + kWarpSize * (dim + 4) + kThreads + kDigits +
-         2 * kWarps;
+         2 * kMostWarps;
 }
 
 __device__ SelectShared Divide(const KeySelectParams& p) {
@@ -66,9 +78,10 @@ __device__ __forceinline__ uint32_t Ordered(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// Of keys [begin, visible).
 __device__ void ScoreKeys(const SelectArgs& a, const SelectShared& s,
-                          int64_t token, const int32_t* table, int32_t visible,
-                          uint32_t* order) {
+                          int64_t token, const int32_t* table, int32_t begin,
+                          int32_t visible, uint32_t* order) {
   const KeySelectParams& p = a.p;
   const int32_t dim = PaddedDim(p.head_dim);
   const int32_t stride = dim + 4;
@@ -82,7 +95,7 @@ __device__ void ScoreKeys(const SelectArgs& a, const SelectShared& s,
   for (int32_t h = threadIdx.x; h < p.num_heads; h += kThreads) {
     s.weights[h] = p.weights[token * p.num_heads + h];
   }
-  for (int32_t first = 0; first < visible; first += kWarpSize) {
+  for (int32_t first = begin; first < visible; first += kWarpSize) {
     __syncthreads();
     for (int32_t t = warp; t < kWarpSize; t += kWarps) {
       const int32_t j = first + t;
@@ -139,9 +152,9 @@ __device__ uint32_t KthLargest(const SelectShared& s, const uint32_t* order,
                                int32_t n, int32_t k, int32_t* equals) {
   uint32_t prefix = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
-    for (int32_t d = threadIdx.x; d < kDigits; d += kThreads) s.counts[d] = 0;
+    for (int32_t d = threadIdx.x; d < kDigits; d += blockDim.x) s.counts[d] = 0;
     __syncthreads();
-    for (int32_t j = threadIdx.x; j < n; j += kThreads) {
+    for (int32_t j = threadIdx.x; j < n; j += blockDim.x) {
       const uint32_t value = order[j];
       // Of those that agree in the digits before.
       if (shift == 24 || value >> (shift + 8) == prefix >> (shift + 8)) {
@@ -168,11 +181,12 @@ __device__ void WriteChosen(const SelectArgs& a, const SelectShared& s,
                             int32_t* slots) {
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
+  const auto num_threads = static_cast<int32_t>(blockDim.x);
   const unsigned lower_lanes = (1u << lane) - 1;
   const int32_t per_block = a.p.keys_per_block;
-  int32_t above = 0;  // before these kThreads keys
+  int32_t above = 0;  // before these keys
   int32_t equal = 0;
-  for (int32_t first = 0; first < n; first += kThreads) {
+  for (int32_t first = 0; first < n; first += num_threads) {
     const int32_t j = first + static_cast<int32_t>(threadIdx.x);
     const uint32_t value = j < n ? order[j] : 0;
     const bool is_above = j < n && value > least;
@@ -181,18 +195,18 @@ __device__ void WriteChosen(const SelectArgs& a, const SelectShared& s,
     const unsigned equal_lanes = __ballot_sync(kAllLanes, is_equal);
     if (lane == 0) {
       s.totals[warp] = __popc(above_lanes);
-      s.totals[kWarps + warp] = __popc(equal_lanes);
+      s.totals[kMostWarps + warp] = __popc(equal_lanes);
     }
     __syncthreads();
     int32_t my_above = above + __popc(above_lanes & lower_lanes);
     int32_t my_equal = equal + __popc(equal_lanes & lower_lanes);
-    for (int w = 0; w < kWarps; ++w) {
+    for (int w = 0; w < num_threads / kWarpSize; ++w) {
       if (w < warp) {
         my_above += s.totals[w];
-        my_equal += s.totals[kWarps + w];
+        my_equal += s.totals[kMostWarps + w];
       }
       above += s.totals[w];
-      equal += s.totals[kWarps + w];
+      equal += s.totals[kMostWarps + w];
     }
     if (is_above || (is_equal && my_equal < equals)) {
       const int32_t place = my_above + (my_equal < equals ? my_equal : equals);
@@ -202,9 +216,32 @@ __device__ void WriteChosen(const SelectArgs& a, const SelectShared& s,
   }
 }
 
+// Chooses among scored keys, or all if there are no more than top_k.
+__device__ void Choose(const SelectArgs& a, const SelectShared& s,
+                       int64_t token, const int32_t* table,
+                       const uint32_t* order) {
+  const KeySelectParams& p = a.p;
+  const int32_t visible = p.num_visible[token];
+  int32_t* slots = p.slots + token * p.top_k;
+  if (visible <= p.top_k) {
+    for (int32_t j = threadIdx.x; j < visible; j += blockDim.x) {
+      slots[j] =
+          table[j / p.keys_per_block] * p.keys_per_block + j % p.keys_per_block;
+    }
+  } else {
+    int32_t equals;
+    const uint32_t least = KthLargest(s, order, visible, p.top_k, &equals);
+    WriteChosen(a, s, order, table, visible, least, equals, slots);
+  }
+  if (threadIdx.x == 0) {
+    p.num_selected[token] = visible < p.top_k ? visible : p.top_k;
+  }
+}
+
 __global__ __launch_bounds__(kThreads) void KeySelectKernel(
     const __grid_constant__ SelectArgs a) {
   const KeySelectParams& p = a.p;
+  if (a.IsShared()) return;
   const SelectShared s = Divide(p);
   uint32_t* order = a.order + blockIdx.x * a.max_keys;
   for (int64_t item = blockIdx.x;; item += gridDim.x) {
@@ -213,23 +250,39 @@ __global__ __launch_bounds__(kThreads) void KeySelectKernel(
     const int64_t token = place.first_token + place.tile;
     const int32_t visible = p.num_visible[token];
     const int32_t* table = p.block_tables + int64_t{place.seq} * p.max_blocks;
-    int32_t* slots = p.slots + token * p.top_k;
-    if (visible <= p.top_k) {
-      for (int32_t j = threadIdx.x; j < visible; j += kThreads) {
-        slots[j] = table[j / p.keys_per_block] * p.keys_per_block +
-                   j % p.keys_per_block;
-      }
-    } else {
-      ScoreKeys(a, s, token, table, visible, order);
-      int32_t equals;
-      const uint32_t least = KthLargest(s, order, visible, p.top_k, &equals);
-      WriteChosen(a, s, order, table, visible, least, equals, slots);
-    }
-    if (threadIdx.x == 0) {
-      p.num_selected[token] = visible < p.top_k ? visible : p.top_k;
-    }
+    if (visible > p.top_k) ScoreKeys(a, s, token, table, 0, visible, order);
+    Choose(a, s, token, table, order);
     __syncthreads();
   }
+}
+
+// Of a decode step, whose token s is that of sequence s.
+__global__ __launch_bounds__(kThreads) void ScoreSegmentsKernel(
+    const __grid_constant__ SelectArgs a) {
+  const KeySelectParams& p = a.p;
+  if (!a.IsShared()) return;
+  const SelectShared s = Divide(p);
+  const int64_t segments = (a.max_keys + kSegmentKeys - 1) / kSegmentKeys;
+  for (int64_t item = blockIdx.x; item < p.num_seqs * segments;
+       item += gridDim.x) {
+    const int64_t seq = item / segments;
+    const auto begin = static_cast<int32_t>(item % segments * kSegmentKeys);
+    const int32_t visible = p.num_visible[seq];
+    if (visible <= p.top_k || begin >= visible) continue;
+    const int32_t end =
+        begin + kSegmentKeys < visible ? begin + kSegmentKeys : visible;
+    ScoreKeys(a, s, seq, p.block_tables + seq * p.max_blocks, begin, end,
+              a.order + seq * a.max_keys);
+  }
+}
+
+// Grid: sequences.
+__global__ __launch_bounds__(kChoosingThreads) void ChooseKernel(
+    const __grid_constant__ SelectArgs a) {
+  if (!a.IsShared()) return;
+  const int64_t seq = blockIdx.x;
+  Choose(a, Divide(a.p), seq, a.p.block_tables + seq * a.p.max_blocks,
+         a.order + seq * a.max_keys);
 }
 
 }  // namespace
@@ -246,11 +299,20 @@ void KeySelect(LaunchContext& context, const KeySelectParams& p) {
   a.tiles = {p.cu_seqlens_q, p.num_seqs, 1, 1};
   a.max_keys = int64_t{p.max_blocks} * p.keys_per_block;
   const int64_t blocks = context.num_multiprocessors();
-  a.order = static_cast<uint32_t*>(context.Scratch(
-      blocks * a.max_keys * static_cast<int64_t>(sizeof(uint32_t))));
+  constexpr auto kScore = static_cast<int64_t>(sizeof(uint32_t));
+  a.may_share = p.num_seqs < 2 * blocks &&
+                p.num_seqs * a.max_keys * kScore <= kMostSharedScores;
+  const int64_t rows =
+      a.may_share ? std::max<int64_t>(blocks, p.num_seqs) : blocks;
+  a.order = static_cast<uint32_t*>(context.Scratch(rows * a.max_keys * kScore));
   if (a.order == nullptr) return;
-  context.Launch(KeySelectKernel, dim3(static_cast<unsigned>(blocks)), kThreads,
-                 SharedFloats(p) * sizeof(float), a);
+  const dim3 grid(static_cast<unsigned>(blocks));
+  const size_t shared = SharedFloats(p) * sizeof(float);
+  context.Launch(KeySelectKernel, grid, kThreads, shared, a);
+  if (!a.may_share) return;
+  context.Launch(ScoreSegmentsKernel, dim3(2 * grid.x), kThreads, shared, a);
+  context.Launch(ChooseKernel, dim3(static_cast<unsigned>(p.num_seqs)),
+                 kChoosingThreads, shared, a);
 }
 
 }  // namespace shoal::cuda

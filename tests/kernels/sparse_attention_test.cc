@@ -126,72 +126,84 @@ TEST_P(SparseAttentionTest, RowsOfSeveralSourcesWithAndWithoutSinks) {
 
 TEST_P(SparseAttentionTest, SelectsTheBestKeysInOrder) {
   Random random(4);
+  struct Batch {
+    std::vector<int32_t> cu_seqlens, visible;  // keys of each token
+  };
+  // Chunks, and a decode step over more keys than a thread block scores.
+  const Batch batches[] = {{{0, 4, 6}, {0, 3, 70, 131, 131, 5}},
+                           {{0, 1, 2, 3, 4}, {131, 700, 5, 257}}};
   for (const int32_t per_block : {1, 4, 7}) {
     for (const int32_t top_k : {1, 5, 64, 200}) {
-      const int32_t dim = 20, heads = 6;
-      const std::vector<int32_t> visible = {0, 3, 70, 131, 131, 5};
-      const std::vector<int32_t> cu_seqlens = {0, 4, 6};
-      const int32_t max_blocks = (131 + per_block - 1) / per_block;
-      std::vector<int32_t> tables(2 * max_blocks);
-      std::iota(tables.begin(), tables.end(), 0);
-      std::shuffle(tables.begin(), tables.end(), random.engine());
-      const int64_t blocks = 2 * max_blocks;
-      const CacheRows keys(blocks * per_block, dim, DType::kBF16, random);
-      const auto tokens = static_cast<int64_t>(visible.size());
-      std::vector<float> q = random.Normals(tokens * heads * dim);
-      RoundAll(DType::kBF16, &q);
-      const std::vector<float> weights = random.Normals(tokens * heads);
-      std::vector<int32_t> slots(tokens * top_k, -1), counts(tokens, -1);
-      KeySelectParams params;
-      params.q = q.data();
-      params.weights = weights.data();
-      params.keys = ConstTensorView(keys.bytes.data(), DType::kBF16,
-                                    {blocks, per_block, dim});
-      params.cu_seqlens_q = cu_seqlens.data();
-      params.block_tables = tables.data();
-      params.num_visible = visible.data();
-      params.num_seqs = 2;
-      params.max_blocks = max_blocks;
-      params.keys_per_block = per_block;
-      params.num_heads = heads;
-      params.head_dim = dim;
-      params.top_k = top_k;
-      params.slots = slots.data();
-      params.num_selected = counts.data();
-      table_->KeySelect(params);
+      for (const auto& [cu_seqlens, visible] : batches) {
+        const int32_t dim = 20, heads = 6;
+        const auto num_seqs = static_cast<int32_t>(cu_seqlens.size()) - 1;
+        const int32_t max_blocks =
+            (*std::max_element(visible.begin(), visible.end()) + per_block -
+             1) /
+            per_block;
+        std::vector<int32_t> tables(num_seqs * max_blocks);
+        std::iota(tables.begin(), tables.end(), 0);
+        std::shuffle(tables.begin(), tables.end(), random.engine());
+        const int64_t blocks = num_seqs * max_blocks;
+        const CacheRows keys(blocks * per_block, dim, DType::kBF16, random);
+        const auto tokens = static_cast<int64_t>(visible.size());
+        std::vector<float> q = random.Normals(tokens * heads * dim);
+        RoundAll(DType::kBF16, &q);
+        const std::vector<float> weights = random.Normals(tokens * heads);
+        std::vector<int32_t> slots(tokens * top_k, -1), counts(tokens, -1);
+        KeySelectParams params;
+        params.q = q.data();
+        params.weights = weights.data();
+        params.keys = ConstTensorView(keys.bytes.data(), DType::kBF16,
+                                      {blocks, per_block, dim});
+        params.cu_seqlens_q = cu_seqlens.data();
+        params.block_tables = tables.data();
+        params.num_visible = visible.data();
+        params.num_seqs = num_seqs;
+        params.max_blocks = max_blocks;
+        params.keys_per_block = per_block;
+        params.num_heads = heads;
+        params.head_dim = dim;
+        params.top_k = top_k;
+        params.slots = slots.data();
+        params.num_selected = counts.data();
+        table_->KeySelect(params);
 
-      for (int64_t t = 0; t < tokens; ++t) {
-        const int64_t seq = t < 4 ? 0 : 1;
-        const auto slot_of = [&](int32_t j) {
-          return tables[seq * max_blocks + j / per_block] * per_block +
-                 j % per_block;
-        };
-        std::vector<double> scores;
-        for (int32_t j = 0; j < visible[t]; ++j) {
-          double score = 0;
-          for (int32_t h = 0; h < heads; ++h) {
-            double dot = 0;
-            for (int32_t i = 0; i < dim; ++i) {
-              dot += double{q[(t * heads + h) * dim + i]} *
-                     keys.values[int64_t{slot_of(j)} * dim + i];
+        for (int64_t t = 0; t < tokens; ++t) {
+          const int64_t seq =
+              std::upper_bound(cu_seqlens.begin(), cu_seqlens.end(), t) -
+              cu_seqlens.begin() - 1;
+          const auto slot_of = [&](int32_t j) {
+            return tables[seq * max_blocks + j / per_block] * per_block +
+                   j % per_block;
+          };
+          std::vector<double> scores;
+          for (int32_t j = 0; j < visible[t]; ++j) {
+            double score = 0;
+            for (int32_t h = 0; h < heads; ++h) {
+              double dot = 0;
+              for (int32_t i = 0; i < dim; ++i) {
+                dot += double{q[(t * heads + h) * dim + i]} *
+                       keys.values[int64_t{slot_of(j)} * dim + i];
+              }
+              score += weights[t * heads + h] * std::max(dot, 0.0);
             }
-            score += weights[t * heads + h] * std::max(dot, 0.0);
+            scores.push_back(score);
           }
-          scores.push_back(score);
+          std::vector<int32_t> order(scores.size());
+          std::iota(order.begin(), order.end(), 0);
+          std::stable_sort(
+              order.begin(), order.end(),
+              [&](int32_t a, int32_t b) { return scores[a] > scores[b]; });
+          if (order.size() > static_cast<size_t>(top_k)) order.resize(top_k);
+          std::sort(order.begin(), order.end());
+          std::vector<int32_t> expected;
+          for (const int32_t j : order) expected.push_back(slot_of(j));
+          const auto first = slots.begin() + t * top_k;
+          ASSERT_EQ(counts[t], static_cast<int32_t>(expected.size()));
+          EXPECT_EQ(std::vector<int32_t>(first, first + counts[t]), expected)
+              << "top " << top_k << " token " << t;
         }
-        std::vector<int32_t> order(scores.size());
-        std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-          return scores[a] > scores[b];
-        });
-        if (order.size() > static_cast<size_t>(top_k)) order.resize(top_k);
-        std::sort(order.begin(), order.end());
-        std::vector<int32_t> expected;
-        for (const int32_t j : order) expected.push_back(slot_of(j));
-        const auto first = slots.begin() + t * top_k;
-        ASSERT_EQ(counts[t], static_cast<int32_t>(expected.size()));
-        EXPECT_EQ(std::vector<int32_t>(first, first + counts[t]), expected)
-            << "top " << top_k << " token " << t;
       }
     }
   }
