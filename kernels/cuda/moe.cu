@@ -101,6 +101,12 @@ __device__ void KeepBestGroups(const MoeRouteParams& p, float* choices,
   __syncwarp();
 }
 
+// Shared memory of a token: scores, what is left to choose from, values of
+// groups, and what is chosen.
+__host__ __device__ int64_t RouteFloats(const MoeRouteParams& p) {
+  return 2 * (int64_t{p.num_experts} + p.n_group + p.top_k);
+}
+
 // A warp a token.
 __global__ __launch_bounds__(kRouteWarps* kWarpSize) void MoeRouteKernel(
     MoeRouteParams p) {
@@ -108,12 +114,12 @@ __global__ __launch_bounds__(kRouteWarps* kWarpSize) void MoeRouteKernel(
   const int warp = threadIdx.x / kWarpSize;
   const int64_t t = int64_t{blockIdx.x} * kRouteWarps + warp;
   if (t >= p.num_tokens) return;
-  float* scores = reinterpret_cast<float*>(DynamicShared()) +
-                  warp * 2 * (p.num_experts + p.n_group);
+  float* scores =
+      reinterpret_cast<float*>(DynamicShared()) + warp * RouteFloats(p);
   float* choices = scores + p.num_experts;
   float* group_values = choices + p.num_experts;
-  int32_t* ids = p.expert_ids + t * p.top_k;
-  float* weights = p.expert_weights + t * p.top_k;
+  auto* ids = reinterpret_cast<int32_t*>(group_values + 2 * p.n_group);
+  float* weights = reinterpret_cast<float*>(ids + p.top_k);
   Score(p, p.logits + t * p.num_experts, scores, lane);
   __syncwarp();
   if (p.forced_ids != nullptr) {
@@ -137,21 +143,25 @@ __global__ __launch_bounds__(kRouteWarps* kWarpSize) void MoeRouteKernel(
     }
   }
   __syncwarp();
-  if (lane != 0) return;
-  for (int32_t i = 1; i < p.top_k; ++i) {
-    const int32_t id = ids[i];
-    int32_t at = i;
-    for (; at > 0 && ids[at - 1] > id; --at) ids[at] = ids[at - 1];
-    ids[at] = id;
+  if (lane == 0) {
+    for (int32_t i = 1; i < p.top_k; ++i) {
+      const int32_t id = ids[i];
+      int32_t at = i;
+      for (; at > 0 && ids[at - 1] > id; --at) ids[at] = ids[at - 1];
+      ids[at] = id;
+    }
+    float sum = 0;
+    for (int32_t k = 0; k < p.top_k; ++k) {
+      weights[k] = ids[k] < 0 ? 0.0f : scores[ids[k]];
+      sum += weights[k];
+    }
+    *group_values = p.norm_topk_prob ? 1.0f / (sum + 1e-20f) : 1.0f;
   }
-  float sum = 0;
-  for (int32_t k = 0; k < p.top_k; ++k) {
-    weights[k] = ids[k] < 0 ? 0.0f : scores[ids[k]];
-    sum += weights[k];
-  }
-  const float norm = p.norm_topk_prob ? 1.0f / (sum + 1e-20f) : 1.0f;
-  for (int32_t k = 0; k < p.top_k; ++k) {
-    weights[k] *= norm * p.routed_scaling_factor;
+  __syncwarp();
+  const float factor = *group_values * p.routed_scaling_factor;
+  for (int32_t k = lane; k < p.top_k; k += kWarpSize) {
+    p.expert_ids[t * p.top_k + k] = ids[k];
+    p.expert_weights[t * p.top_k + k] = weights[k] * factor;
   }
 }
 
@@ -180,18 +190,34 @@ __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
     if (e >= 0 && weights[e].data != nullptr) atomicAdd(&counts[e], 1);
   }
   __syncthreads();
-  if (threadIdx.x == 0) {
+  if (threadIdx.x < kWarpSize) {  // a warp adds up, 32 experts at a time
+    const int lane = static_cast<int>(threadIdx.x);
     int32_t rows = 0;
     int32_t num_active = 0;
-    for (int32_t e = 0; e < num_experts; ++e) {
-      const int32_t count = counts[e];
-      sorted.first_rows[e] = rows;
-      counts[e] = rows;  // from here on the expert's next free row
-      rows += count;
-      if (count > 0) sorted.active[num_active++] = e;
+    for (int32_t first = 0; first < num_experts; first += kWarpSize) {
+      const int32_t e = first + lane;
+      const int32_t count = e < num_experts ? counts[e] : 0;
+      int32_t through = count;  // rows of these experts up to and with e
+#pragma unroll
+      for (int delta = 1; delta < kWarpSize; delta *= 2) {
+        const int32_t other = __shfl_up_sync(kAllLanes, through, delta);
+        if (lane >= delta) through += other;
+      }
+      const unsigned active = __ballot_sync(kAllLanes, count > 0);
+      if (e < num_experts) {
+        sorted.first_rows[e] = rows + through - count;
+        counts[e] = rows + through - count;  // from here on its next free row
+      }
+      if (count > 0) {
+        sorted.active[num_active + __popc(active & ((1u << lane) - 1))] = e;
+      }
+      rows += __shfl_sync(kAllLanes, through, kWarpSize - 1);
+      num_active += __popc(active);
     }
-    sorted.first_rows[num_experts] = rows;
-    *sorted.num_active = num_active;
+    if (lane == 0) {
+      sorted.first_rows[num_experts] = rows;
+      *sorted.num_active = num_active;
+    }
   }
   __syncthreads();
   for (int32_t c = threadIdx.x; c < num_choices; c += kSortThreads) {
@@ -230,8 +256,7 @@ void MoeRoute(LaunchContext& context, const MoeRouteParams& p) {
   const int64_t blocks = (p.num_tokens + kRouteWarps - 1) / kRouteWarps;
   context.Launch(MoeRouteKernel, dim3(static_cast<unsigned>(blocks)),
                  kRouteWarps * kWarpSize,
-                 kRouteWarps * 2 * (p.num_experts + p.n_group) * sizeof(float),
-                 p);
+                 kRouteWarps * RouteFloats(p) * sizeof(float), p);
 }
 
 void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
