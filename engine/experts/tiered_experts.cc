@@ -62,7 +62,7 @@ void TieredExperts::DropFromDevice(int64_t expert) {
   device_[expert] = {};
 }
 
-absl::Status TieredExperts::Classify(const ExpertChoice& choice) {
+absl::StatusOr<bool> TieredExperts::Classify(const ExpertChoice& choice) {
   ExpertTiers::Workspace& work = tiers_.workspace_;
   const int64_t num_choices =
       choice.num_tokens * tiers_.config_.num_experts_per_tok;
@@ -78,6 +78,7 @@ absl::Status TieredExperts::Classify(const ExpertChoice& choice) {
   std::fill(computed_weights_.begin(), computed_weights_.end(),
             ExpertWeights());
   computes_ = false;
+  bool on_device = false;
   ExpertStats& stats = tiers_.stats_;
   const int64_t bytes = tiers_.sizes_.layer_bytes[row_];
   const int64_t weights =
@@ -85,6 +86,7 @@ absl::Status TieredExperts::Classify(const ExpertChoice& choice) {
   for (size_t e = 0; e < tokens_.size(); ++e) {
     if (tokens_[e] == 0) continue;
     if (device_weights_[e].is_here()) {
+      on_device = true;
       stats.device_choices += tokens_[e];
     } else if (IsStreamed(tiers_.speeds_, bytes, weights, tokens_[e])) {
       streamed_.push_back(static_cast<int64_t>(e));
@@ -94,15 +96,15 @@ absl::Status TieredExperts::Classify(const ExpertChoice& choice) {
       stats.host_choices += tokens_[e];
     }
   }
-  return absl::OkStatus();
+  return on_device;
 }
 
 absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
                                   float* out) {
   ExpertTiers::Workspace& work = tiers_.workspace_;
   KernelTable& device = tiers_.device_;
-  absl::Status status = Classify(choice);
-  if (!status.ok()) return status;
+  const absl::StatusOr<bool> on_device = Classify(choice);
+  if (!on_device.ok()) return on_device.status();
   num_tokens_ = choice.num_tokens;
   MoeExpertsParams params = ExpertParams(tiers_.config_);
   params.in = x;
@@ -114,7 +116,7 @@ absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
   // carried may find no memory there.
   if (computes_ || !streamed_.empty()) {
     constexpr auto kFloat = static_cast<int64_t>(sizeof(float));
-    status =
+    absl::Status status =
         device.Download(choice.weights, num_tokens_ * params.top_k * kFloat,
                         work.weights.data());
     if (status.ok()) {
@@ -123,8 +125,10 @@ absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
     }
     if (!status.ok()) return status;
   }
-  params.experts = device_weights_;
-  device.MoeExperts(params);
+  if (*on_device) {
+    params.experts = device_weights_;
+    device.MoeExperts(params);
+  }
   return RunStreamed(params);
 }
 

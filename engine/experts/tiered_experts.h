@@ -33,8 +33,8 @@ class TieredExperts : public ExpertStore {
  private:
   std::string PrefixOf(int64_t expert) const;
   // Fills tokens_, and sorts the chosen experts that are not on the device into
-  // streamed_ and computed_weights_.
-  absl::Status Classify(const ExpertChoice& choice);
+  // streamed_ and computed_weights_. Whether any is on the device.
+  absl::StatusOr<bool> Classify(const ExpertChoice& choice);
   absl::Status RunStreamed(MoeExpertsParams params);
   absl::StatusOr<PackedExpert> PackForDevice(int64_t expert);
 

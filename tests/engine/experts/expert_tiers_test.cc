@@ -237,7 +237,9 @@ TEST_F(TiersTest, StaticPlacementStays) {
 // queued before the host begins.
 TEST_F(TiersTest, TheDeviceHasWorkWhileTheHostComputes) {
   Load("deepseek_v2-lite", 0.4, kNeverStreams);
-  Logits(golden_.prompts[0].input_ids, kMaxTokens);
+  std::vector<int32_t> tokens(60);  // so many that all layers have both
+  std::iota(tokens.begin(), tokens.end(), 0);
+  Logits(tokens, kMaxTokens);
   int layers = 0;
   for (size_t i = 0; i < log_.size(); ++i) {
     if (log_[i] != "experts") continue;
