@@ -201,6 +201,12 @@ absl::Status StepLoop::ProcessRows(const std::vector<LogitsRow>& rows) {
   const auto num_rows = static_cast<int32_t>(rows.size());
   for (int32_t first = 0; first < num_rows; first += kLogitsRows) {
     const int32_t count = std::min(kLogitsRows, num_rows - first);
+    const std::span<const LogitsRow> piece(rows.data() + first, count);
+    if (std::all_of(piece.begin(), piece.end(), IsPlainGreedy)) {
+      absl::Status status = AcceptGreedy(piece, first);
+      if (!status.ok()) return status;
+      continue;
+    }
     absl::Status status = decoder_.Logits(first, count, logits_.data());
     if (!status.ok()) return status;
     for (int32_t i = 0; i < count; ++i) {
@@ -212,6 +218,32 @@ absl::Status StepLoop::ProcessRows(const std::vector<LogitsRow>& rows) {
       } else {
         NotePromptLogprobs(*row.run, row.position, logits);
       }
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool StepLoop::IsPlainGreedy(const LogitsRow& row) {
+  if (!row.samples) return false;
+  const SamplingParams& sampling = row.run->request->spec.sampling;
+  return sampling.logprobs < 0 && row.run->sampler->is_plain_greedy() &&
+         row.run->num_completion_tokens() >= sampling.min_tokens;
+}
+
+// `first`: of the decoder's rows.
+absl::Status StepLoop::AcceptGreedy(std::span<const LogitsRow> rows,
+                                    int32_t first) {
+  int32_t tokens[kLogitsRows];
+  absl::Status status = decoder_.GreedyTokens(
+      first, static_cast<int32_t>(rows.size()), logits_.data(), tokens);
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (tokens[i] < 0) {
+      FinishRun(*rows[i].run, FinishReason::kError,
+                absl::InternalError(
+                    "the model computed a logit that is not a finite number"));
+    } else {
+      AcceptToken(*rows[i].run, tokens[i], absl::Now());
     }
   }
   return absl::OkStatus();

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -59,6 +60,9 @@ class StepLoop {
   void UpdatePaused();
   std::vector<LogitsRow> ChooseRows(const StepPlan& plan, StepBatch* batch);
   absl::Status ProcessRows(const std::vector<LogitsRow>& rows);
+  // Whether the largest logit is all that the row is for.
+  static bool IsPlainGreedy(const LogitsRow& row);
+  absl::Status AcceptGreedy(std::span<const LogitsRow> rows, int32_t first);
   void NotePromptLogprobs(Run& run, int32_t position,
                           std::span<const float> logits);
   void SampleRow(Run& run, std::span<float> logits);

@@ -93,6 +93,7 @@ class KernelTable {
   virtual void Zero(float* out, int64_t n) = 0;
   // out[0, n) += in[0, n).
   virtual void Add(const float* in, int64_t n, float* out) = 0;
+  virtual void ArgMax(const ArgMaxParams& params) = 0;
   virtual void Embedding(const EmbeddingParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void LayerNorm(const LayerNormParams& params) = 0;

@@ -49,6 +49,13 @@ absl::Status Sampler::Accept(int32_t token) {
   return constraint_ == nullptr ? absl::OkStatus() : constraint_->Accept(token);
 }
 
+bool Sampler::is_plain_greedy() const {
+  return params_.temperature <= 0 && params_.allowed_token_ids.empty() &&
+         params_.logit_bias.empty() && params_.repetition_penalty == 1 &&
+         params_.presence_penalty == 0 && params_.frequency_penalty == 0 &&
+         constraint_ == nullptr;
+}
+
 absl::Status Sampler::Restrict(std::span<float> logits,
                                std::span<const int32_t> forbidden) const {
   if (!params_.allowed_token_ids.empty()) {

@@ -33,6 +33,9 @@ class Sampler {
   // Internal: a NaN, or no token is left to choose.
   absl::StatusOr<int32_t> Sample(std::span<float> logits,
                                  std::span<const int32_t> forbidden);
+  // Whether Sample() would return the largest logit's token, whatever the
+  // logits: they need not be brought to it.
+  bool is_plain_greedy() const;
   // Notes a token as part of the completion. InvalidArgument if the constraint
   // refuses it.
   absl::Status Accept(int32_t token);

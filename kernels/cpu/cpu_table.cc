@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_table.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -95,6 +96,7 @@ class CpuKernelTable : public KernelTable {
   void Add(const float* in, int64_t n, float* out) override {
     for (int64_t i = 0; i < n; ++i) out[i] += in[i];
   }
+  void ArgMax(const ArgMaxParams& params) override;
   void Embedding(const EmbeddingParams& params) override;
   void RmsNorm(const RmsNormParams& params) override {
     ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
@@ -244,6 +246,22 @@ void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {
       ops_.float_linear(matrix.floats(), rows, params.num_tokens,
                         {nullptr, out, params.out_token_stride, false}, 0,
                         out_features);
+    }
+  });
+}
+
+void CpuKernelTable::ArgMax(const ArgMaxParams& params) {
+  ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* row = params.in + r * params.width;
+      int64_t best = 0;
+      bool numbers = true;
+      for (int64_t i = 0; i < params.width; ++i) {
+        if (row[i] > row[best]) best = i;
+        numbers &= row[i] == row[i];
+      }
+      params.out[r] =
+          numbers && std::isfinite(row[best]) ? static_cast<int32_t>(best) : -1;
     }
   });
 }

@@ -82,6 +82,10 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("Zero");
     cuda::Zero(context_, out, n);
   }
+  void ArgMax(const ArgMaxParams& params) override {
+    context_.Begin("ArgMax");
+    cuda::ArgMax(context_, params);
+  }
   void Add(const float* in, int64_t n, float* out) override {
     context_.Begin("Add");
     cuda::Add(context_, in, n, out);

@@ -124,6 +124,14 @@ void CheckedTable::Add(const float* in, int64_t n, float* out) {
   inner_->Add(in, n, out);
 }
 
+void CheckedTable::ArgMax(const ArgMaxParams& p) {
+  if (!Begin()) return;
+  Access access(*memory_, "ArgMax");
+  access.Array("in", p.in, p.num_rows * p.width);
+  access.Array("out", p.out, p.num_rows);
+  inner_->ArgMax(p);
+}
+
 void CheckedTable::Embedding(const EmbeddingParams& p) {
   if (!Begin()) return;
   Access access(*memory_, "Embedding");

@@ -40,6 +40,10 @@ class FailingDecoder : public Decoder {
   absl::Status Logits(int32_t first, int32_t count, float* out) override {
     return inner_->Logits(first, count, out);
   }
+  absl::Status GreedyTokens(int32_t first, int32_t count, float* logits,
+                            int32_t* tokens) override {
+    return inner_->GreedyTokens(first, count, logits, tokens);
+  }
   const float* hidden_states() const override {
     return inner_->hidden_states();
   }

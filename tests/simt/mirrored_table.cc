@@ -148,6 +148,18 @@ void MirroredTable::Zero(float* out, int64_t n) {
   mirror.Fetch();
 }
 
+void MirroredTable::ArgMax(const ArgMaxParams& params) {
+  ArgMaxParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.in, p.num_rows * p.width);
+  mirror.Out(p.out, p.num_rows);
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  p.out = mirror.At(p.out);
+  inner_->ArgMax(p);
+  mirror.Fetch();
+}
+
 void MirroredTable::Add(const float* in, int64_t n, float* out) {
   Mirror mirror(*inner_);
   mirror.In(in, n);

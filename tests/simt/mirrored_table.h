@@ -38,6 +38,7 @@ class MirroredTable : public KernelTable {
   void Linear(const LinearParams& params) override;
   void HeadLinear(const HeadLinearParams& params) override;
   void Zero(float* out, int64_t n) override;
+  void ArgMax(const ArgMaxParams& params) override;
   void Add(const float* in, int64_t n, float* out) override;
   void Embedding(const EmbeddingParams& params) override;
   void RmsNorm(const RmsNormParams& params) override;
