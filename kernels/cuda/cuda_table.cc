@@ -220,6 +220,7 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaKernelTable::Pack(
 
 void CudaKernelTable::Linear(const LinearParams& params) {
   context_.Begin("Linear");
+  RoundedInput rounded;
   for (const LinearPart& part : params.parts) {
     const CudaMatrix& matrix = AsCuda(part.weight);
     GroupedProduct product;
@@ -233,6 +234,10 @@ void CudaKernelTable::Linear(const LinearParams& params) {
         part.out_stride > 0 ? part.out_stride : matrix.out_features();
     product.accumulate = part.accumulate;
     product.num_rows = params.num_tokens;
+    if (NeedsRoundedInput(product)) {
+      if (rounded.data == nullptr) rounded = RoundInput(context_, product);
+      product.rounded = rounded;
+    }
     RunProduct(context_, product);
   }
 }

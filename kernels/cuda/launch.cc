@@ -13,7 +13,7 @@ LaunchContext::LaunchContext() {
 LaunchContext::~LaunchContext() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (const PointerTable& table : tables_) cudaFree(table.device);
-  cudaFree(scratch_);
+  for (const ScratchMemory& scratch : scratch_) cudaFree(scratch.data);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 
@@ -30,19 +30,19 @@ std::string LaunchContext::ErrorText() const {
   return std::string(failed_op_) + ": " + cudaGetErrorString(error_);
 }
 
-void* LaunchContext::Scratch(int64_t bytes) {
+void* LaunchContext::Scratch(int64_t bytes, ScratchUse use) {
   if (error_ != cudaSuccess) return nullptr;
-  if (bytes <= scratch_bytes_) return scratch_;
+  ScratchMemory& scratch = scratch_[static_cast<int>(use)];
+  if (bytes <= scratch.bytes) return scratch.data;
   // Half as much again: sizes follow the batch, and growing waits.
-  const int64_t wanted = std::max(bytes, scratch_bytes_ + scratch_bytes_ / 2);
+  const int64_t wanted = std::max(bytes, scratch.bytes + scratch.bytes / 2);
   Check(cudaStreamSynchronize(stream_));
-  Check(cudaFree(scratch_));
-  scratch_ = nullptr;
-  scratch_bytes_ = 0;
-  if (Check(cudaMalloc(&scratch_, static_cast<size_t>(wanted)))) {
-    scratch_bytes_ = wanted;
+  Check(cudaFree(scratch.data));
+  scratch = ScratchMemory();
+  if (Check(cudaMalloc(&scratch.data, static_cast<size_t>(wanted)))) {
+    scratch.bytes = wanted;
   }
-  return scratch_;
+  return scratch.data;
 }
 
 const WeightPointers* LaunchContext::OnDevice(

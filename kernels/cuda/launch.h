@@ -21,6 +21,9 @@ struct WeightPointers {
   bool operator==(const WeightPointers&) const = default;
 };
 
+// Scratch memory of an op, and of the products that it is made of.
+enum class ScratchUse : uint8_t { kOp, kInput };
+
 class LaunchContext {
  public:
   // A stream on the present device. Failures show in error().
@@ -41,10 +44,10 @@ class LaunchContext {
   // Keeps `error` if it is the first; true if it is none.
   bool Check(cudaError_t error);
 
-  // Memory for `bytes` until the next call: work queued before may still use
-  // it, so ops that come later in the stream may too. nullptr after an error.
-  void* Scratch(int64_t bytes);
-  int64_t scratch_bytes() const { return scratch_bytes_; }
+  // Memory for `bytes` until the next call of the same use: work queued before
+  // may still use it, so ops that come later in the stream may too. nullptr
+  // after an error.
+  void* Scratch(int64_t bytes, ScratchUse use = ScratchUse::kOp);
 
   // A copy of `weights` on the device, made when they are new to `key`.
   const WeightPointers* OnDevice(const void* key,
@@ -83,8 +86,11 @@ class LaunchContext {
   cudaError_t error_ = cudaSuccess;
   const char* failed_op_ = "";
   const char* op_ = "start";
-  void* scratch_ = nullptr;
-  int64_t scratch_bytes_ = 0;
+  struct ScratchMemory {
+    void* data = nullptr;
+    int64_t bytes = 0;
+  };
+  ScratchMemory scratch_[2];          // by use
   std::vector<PointerTable> tables_;  // sorted by key
 };
 

@@ -23,10 +23,14 @@ bool IsProductType(DType dtype) {
 void RunProduct(LaunchContext& context, const GroupedProduct& product) {
   if (product.num_rows == 0 || product.num_groups == 0) return;
   if (product.shape.fast) {
-    SHOAL_CHECK(RunPlainTensorProduct(context, product) ||
-                RunScaledTensorProduct(context, product) ||
-                RunBlock32TensorProduct(context, product) ||
-                RunBlock256TensorProduct(context, product));
+    GroupedProduct ready = product;
+    if (NeedsRoundedInput(ready) && ready.rounded.data == nullptr) {
+      ready.rounded = RoundInput(context, ready);
+    }
+    SHOAL_CHECK(RunPlainTensorProduct(context, ready) ||
+                RunScaledTensorProduct(context, ready) ||
+                RunBlock32TensorProduct(context, ready) ||
+                RunBlock256TensorProduct(context, ready));
     return;
   }
   SHOAL_CHECK(RunPlainProduct(context, product) ||

@@ -17,11 +17,13 @@ struct ProductArgs {
   bool in_aligned = false;  // input rows begin at 16-byte addresses
 };
 
-// x[k, k + 8) of a row of `width`, zeros past its end.
+// x[k, k + 8) of a row of `width`, zeros past its end. kWhole: none are past it
+// and the row is aligned.
+template <bool kWhole = false>
 __device__ __forceinline__ void LoadInput8(const float* row, int64_t k,
                                            int64_t width, bool aligned,
                                            float* x) {
-  if (aligned && k + kUnit <= width) {
+  if (kWhole || (aligned && k + kUnit <= width)) {
     const float4 a = *reinterpret_cast<const float4*>(row + k);
     const float4 b = *reinterpret_cast<const float4*>(row + k + 4);
     x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
@@ -131,6 +133,11 @@ void LaunchProduct(LaunchContext& context, const ProductArgs& args) {
                  kProductWarps * kWarpSize, 0, args);
 }
 
+inline bool InputIsAligned(const GroupedProduct& product) {
+  return reinterpret_cast<uintptr_t>(product.in) % 16 == 0 &&
+         product.in_stride % 4 == 0 && product.in_group_stride % 4 == 0;
+}
+
 inline ProductArgs MakeProductArgs(const GroupedProduct& product) {
   const MatrixShape& shape = product.shape;
   const int64_t row_bytes = DTypeBytes(shape.dtype, shape.in_features);
@@ -146,16 +153,8 @@ inline ProductArgs MakeProductArgs(const GroupedProduct& product) {
     args.layout.scales_across = static_cast<int32_t>(
         (shape.in_features + shape.scale_cols - 1) / shape.scale_cols);
   }
-  args.in_aligned = reinterpret_cast<uintptr_t>(product.in) % 16 == 0 &&
-                    product.in_stride % 4 == 0 &&
-                    product.in_group_stride % 4 == 0;
+  args.in_aligned = InputIsAligned(product);
   return args;
-}
-
-// On average, where groups have rows of their own.
-inline int64_t RowsOfGroup(const GroupedProduct& product) {
-  return product.active != nullptr ? product.num_rows / product.num_groups
-                                   : product.num_rows;
 }
 
 template <typename Types>

@@ -29,6 +29,14 @@ struct MatrixShape {
   bool fast = false;  // products on the tensor cores; never for f32 weights
 };
 
+// Input rows as bf16, `width` apart, zeros behind their end; those of group g
+// begin at row g · group_rows. Device memory.
+struct RoundedInput {
+  const uint16_t* data = nullptr;
+  int64_t width = 0;
+  int64_t group_rows = 0;  // 0: all groups read the same rows
+};
+
 // out_g[r, o] (+)= Σ_i in_g[r, i] · W_g[o, i] + bias[o]. Row r of group g lies
 // at r · stride + g · group_stride.
 struct GroupedProduct {
@@ -54,7 +62,23 @@ struct GroupedProduct {
   const int32_t* first_rows = nullptr;
   const int32_t* source_rows = nullptr;  // nullptr: r itself
   int32_t source_divisor = 1;
+
+  RoundedInput rounded;  // of `in`, if it is there already
 };
+
+// Rows of a group on average.
+inline int64_t RowsOfGroup(const GroupedProduct& product) {
+  return product.active != nullptr ? product.num_rows / product.num_groups
+                                   : product.num_rows;
+}
+// Whether the product reads its input as bf16.
+inline bool NeedsRoundedInput(const GroupedProduct& product) {
+  constexpr int64_t kFewRows = 32;
+  return product.shape.fast && RowsOfGroup(product) > kFewRows;
+}
+// The product's input as bf16, good until the next call: for all products of an
+// op that read the same input.
+RoundedInput RoundInput(LaunchContext& context, const GroupedProduct& product);
 
 // REQUIRES: IsProductType(shape.dtype).
 void RunProduct(LaunchContext& context, const GroupedProduct& product);

@@ -2,7 +2,8 @@
 // in f32. Two kernels, for the few rows of a decode step and for the many of a
 // prefill. Both add up a value alike, to the bit: the width is cut into eight
 // segments, a segment into steps of 32 and a step into two tiles of 16; the
-// segments' sums are added in order. Included by linear_tensor_<types>.cu only.
+// segments' sums are added in order. Both have loads of several steps under
+// way. Included by linear_tensor_<types>.cu only.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +15,6 @@ namespace shoal::cuda {
 
 inline constexpr int kSegments = 8;
 inline constexpr int kStep = 4 * kUnit;
-// Rows up to which the kernel for few of them serves.
-inline constexpr int kFewRows = 32;
 
 // The rows of the group that a thread block works on.
 struct GroupRows {
@@ -33,13 +32,12 @@ struct GroupRows {
     count = p.first_rows[group + 1] - first;
   }
 
-  // Input row `row` of the group, the last one for those past the end.
-  __device__ __forceinline__ const float* Input(const GroupedProduct& p,
-                                                int64_t row) const {
+  // Where the input of the group's row `row` lies among input rows, of the last
+  // one for rows past the end.
+  __device__ __forceinline__ int64_t Source(const GroupedProduct& p,
+                                            int64_t row) const {
     const int64_t r = first + (row < count ? row : count - 1);
-    const int64_t source =
-        p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
-    return p.in + source * p.in_stride + group * p.in_group_stride;
+    return p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
   }
 
   __device__ __forceinline__ void Write(const GroupedProduct& p, int64_t row,
@@ -52,21 +50,47 @@ struct GroupRows {
   }
 };
 
-// Weights [k, k + 8) of a feature, the last one for those past the end; zeros
-// past the width.
+// A feature's weights, the last one's for those past the end.
 template <DType kType>
-__device__ __forceinline__ void LoadFeature8(const ProductArgs& args,
-                                             const WeightPointers& weight,
-                                             int64_t feature, int64_t k,
-                                             float* w) {
-  const MatrixShape& shape = args.p.shape;
-  if (k < shape.in_features) {
-    LoadWeights8<kType>(
-        weight.data, weight.scales, args.layout,
-        feature < shape.out_features ? feature : shape.out_features - 1, k, w);
+__device__ __forceinline__ WeightRow<kType> FeatureRow(
+    const ProductArgs& args, const WeightPointers& weight, int64_t feature) {
+  const int64_t last = args.p.shape.out_features - 1;
+  return WeightRow<kType>(weight.data, weight.scales, args.layout,
+                          feature < last ? feature : last);
+}
+
+// Eight values as bf16, in order.
+__device__ __forceinline__ uint4 Pack8(const float* v) {
+  return {PackBF16(v[0], v[1]), PackBF16(v[2], v[3]), PackBF16(v[4], v[5]),
+          PackBF16(v[6], v[7])};
+}
+template <DType kType>
+__device__ __forceinline__ uint4 DecodeBF16(const WeightUnit<kType>& unit,
+                                            int64_t k) {
+  if constexpr (kType == DType::kBF16) {
+    return {unit.codes[0], unit.codes[1], unit.codes[2], unit.codes[3]};
   } else {
+    float w[kUnit];
+    Decode(unit, k, w);
+    return Pack8(w);
+  }
+}
+
+// sums[j] += a step of 16 features, rows g and g + 8 of which are `upper` and
+// `lower`, times the eight rows b[j]; see MultiplyTile().
+template <int kRowTiles>
+__device__ __forceinline__ void MultiplyStep(const uint4& upper,
+                                             const uint4& lower,
+                                             const uint4 (&b)[kRowTiles],
+                                             float (&sums)[kRowTiles][4]) {
+  const uint32_t near[4] = {upper.x, lower.x, upper.y, lower.y};
+  const uint32_t far[4] = {upper.z, lower.z, upper.w, lower.w};
 #pragma unroll
-    for (int i = 0; i < kUnit; ++i) w[i] = 0;
+  for (int j = 0; j < kRowTiles; ++j) {
+    const uint32_t b_near[2] = {b[j].x, b[j].y};
+    const uint32_t b_far[2] = {b[j].z, b[j].w};
+    MultiplyTile(near, b_near, sums[j]);
+    MultiplyTile(far, b_far, sums[j]);
   }
 }
 
@@ -78,13 +102,18 @@ __device__ __forceinline__ int64_t SegmentWidth(int64_t width) {
 // Few rows: a thread block computes 32 features of 8 · kRowTiles rows at a
 // time, each of its warps a segment, so that every weight goes once from memory
 // to the register it is multiplied in. Of a step a lane holds eight neighbours,
-// four for each tile, of weights and rows alike.
+// four for each tile, of weights and rows alike. kWhole: the width is whole
+// steps, rows of weights and inputs are aligned.
 // Grid: tiles of features, groups, tiles of rows.
-template <DType kType, int kRowTiles>
-__global__ __launch_bounds__(kSegments* kWarpSize) void FewRowsKernel(
-    const __grid_constant__ ProductArgs args) {
+template <DType kType, int kRowTiles, bool kWhole>
+__global__ __launch_bounds__(
+    kSegments* kWarpSize,
+    kRowTiles == 1
+        ? 2
+        : 1) void FewRowsKernel(const __grid_constant__ ProductArgs args) {
   constexpr int kFeatureTiles = 2;
   constexpr int kValues = kFeatureTiles * kRowTiles * 4;
+  constexpr int kAhead = kRowTiles == 1 ? 4 : 2;  // steps under way
   __shared__ float partial[kSegments][kValues][kWarpSize];
   const GroupedProduct& p = args.p;
   const int lane = threadIdx.x % kWarpSize;
@@ -94,6 +123,15 @@ __global__ __launch_bounds__(kSegments* kWarpSize) void FewRowsKernel(
   const WeightPointers weight =
       p.groups != nullptr ? p.groups[rows.group] : p.one;
   const int64_t first_feature = int64_t{blockIdx.x} * kFeatureTiles * 16;
+  WeightRow<kType> features[kFeatureTiles][2];
+#pragma unroll
+  for (int m = 0; m < kFeatureTiles; ++m) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      features[m][half] = FeatureRow<kType>(
+          args, weight, first_feature + 16 * m + 8 * half + lane / 4);
+    }
+  }
   const int64_t width = p.shape.in_features;
   const int64_t segment = SegmentWidth(width);
   const int64_t end =
@@ -104,39 +142,42 @@ __global__ __launch_bounds__(kSegments* kWarpSize) void FewRowsKernel(
     const float* in[kRowTiles];
 #pragma unroll
     for (int j = 0; j < kRowTiles; ++j) {
-      in[j] = rows.Input(p, first + 8 * j + lane / 4);
+      in[j] = p.in + rows.Source(p, first + 8 * j + lane / 4) * p.in_stride +
+              rows.group * p.in_group_stride;
     }
     float sums[kFeatureTiles][kRowTiles][4] = {};
-    for (int64_t base = warp * segment; base < end; base += kStep) {
-      const int64_t k = base + lane % 4 * kUnit;
-      uint32_t b[kRowTiles][2][2];
+    for (int64_t base = warp * segment; base < end; base += kAhead * kStep) {
+      WeightUnit<kType> units[kAhead][kFeatureTiles][2];
+      float x[kAhead][kRowTiles][kUnit];
 #pragma unroll
-      for (int j = 0; j < kRowTiles; ++j) {
-        float x[kUnit];
-        LoadInput8(in[j], k, width, args.in_aligned, x);
+      for (int s = 0; s < kAhead; ++s) {
+        if (base + s * kStep >= end) continue;
+        const int64_t k = base + s * kStep + lane % 4 * kUnit;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          b[j][half][0] = PackBF16(x[4 * half], x[4 * half + 1]);
-          b[j][half][1] = PackBF16(x[4 * half + 2], x[4 * half + 3]);
+        for (int m = 0; m < kFeatureTiles; ++m) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            units[s][m][half] =
+                features[m][half].template Fetch<kWhole>(args.layout, k);
+          }
+        }
+#pragma unroll
+        for (int j = 0; j < kRowTiles; ++j) {
+          LoadInput8<kWhole>(in[j], k, width, args.in_aligned, x[s][j]);
         }
       }
 #pragma unroll
-      for (int m = 0; m < kFeatureTiles; ++m) {
-        const int64_t feature = first_feature + 16 * m + lane / 4;
-        float upper[kUnit], lower[kUnit];
-        LoadFeature8<kType>(args, weight, feature, k, upper);
-        LoadFeature8<kType>(args, weight, feature + 8, k, lower);
+      for (int s = 0; s < kAhead; ++s) {
+        if (base + s * kStep >= end) continue;
+        const int64_t k = base + s * kStep + lane % 4 * kUnit;
+        uint4 b[kRowTiles];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const uint32_t a[4] = {
-              PackBF16(upper[4 * half], upper[4 * half + 1]),
-              PackBF16(lower[4 * half], lower[4 * half + 1]),
-              PackBF16(upper[4 * half + 2], upper[4 * half + 3]),
-              PackBF16(lower[4 * half + 2], lower[4 * half + 3])};
+        for (int j = 0; j < kRowTiles; ++j) b[j] = Pack8(x[s][j]);
 #pragma unroll
-          for (int j = 0; j < kRowTiles; ++j) {
-            MultiplyTile(a, b[j][half], sums[m][j]);
-          }
+        for (int m = 0; m < kFeatureTiles; ++m) {
+          const uint4 upper = DecodeBF16(units[s][m][0], k);
+          const uint4 lower = DecodeBF16(units[s][m][1], k);
+          MultiplyStep(upper, lower, b, sums[m]);
         }
       }
     }
@@ -159,20 +200,37 @@ __global__ __launch_bounds__(kSegments* kWarpSize) void FewRowsKernel(
   }
 }
 
-// Many rows: a thread block computes 128 features of kRows rows, a warp 32 of
-// each. A step lies in shared memory as bf16, in the order of the width, while
-// the next one is on its way to registers. Grid: tiles of rows, groups, tiles
-// of features: blocks that share weights run side by side.
-template <DType kType, int kRows>
-__global__ __launch_bounds__(4 * kRows) void ManyRowsKernel(
+// How a thread block of many rows gets its weights: copied as they are stored
+// (bf16), fetched and decoded, or that with a look at the row's end.
+enum class WeightPath : uint8_t { kCopied, kWhole, kAny };
+
+template <int kRows>
+struct ManyRowsShape {
+  static constexpr int kFeatures = 128;
+  static constexpr int kThreads = 2 * kRows;
+  static constexpr int kStages = 4;             // steps in shared memory
+  static constexpr int kUnits = kStep / kUnit;  // of a row of a tile
+  static constexpr int kWeightUnits = kFeatures * kUnits;
+  static constexpr int kInputUnits = kRows * kUnits;
+  static constexpr size_t kSharedBytes =
+      kStages * (kWeightUnits + kInputUnits) * sizeof(uint4);
+};
+
+// Many rows: a thread block computes 128 features of kRows rows, a warp 64 of
+// 32. The inputs are rounded already (product.rounded). Steps lie in shared
+// memory as bf16, in the order of the width: while one is multiplied the next
+// ones are on their way. Grid: tiles of rows, groups, tiles of features: blocks
+// that share weights run side by side.
+template <DType kType, int kRows, WeightPath kPath>
+__global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
     const __grid_constant__ ProductArgs args) {
-  constexpr int kFeatures = 128;
-  constexpr int kUnitRows = kRows;  // rows that all threads load at once
-  constexpr int kFeatureUnits = kFeatures / kUnitRows;
-  constexpr int kUnits = kStep / kUnit;  // of a row of a tile
-  constexpr int kTiles = 4;              // of eight rows, a warp's
-  __shared__ uint4 a_tile[2][kFeatures * kUnits];
-  __shared__ uint4 b_tile[2][kRows * kUnits];
+  using Shape = ManyRowsShape<kRows>;
+  constexpr int kUnits = Shape::kUnits;
+  constexpr int kStages = Shape::kStages;
+  constexpr int kWeightsOfThread = Shape::kWeightUnits / Shape::kThreads;
+  constexpr int kInputsOfThread = Shape::kInputUnits / Shape::kThreads;
+  auto* const a_tiles = reinterpret_cast<uint4*>(DynamicShared());
+  uint4* const b_tiles = a_tiles + kStages * Shape::kWeightUnits;
   const GroupedProduct& p = args.p;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
@@ -181,83 +239,113 @@ __global__ __launch_bounds__(4 * kRows) void ManyRowsKernel(
   if (rows.count == 0) return;
   const WeightPointers weight =
       p.groups != nullptr ? p.groups[rows.group] : p.one;
-  const int64_t first_feature = int64_t{blockIdx.z} * kFeatures;
+  const int64_t first_feature = int64_t{blockIdx.z} * Shape::kFeatures;
   const int64_t width = p.shape.in_features;
-  const int64_t segment = SegmentWidth(width);
-  // What this thread loads of a step: eight neighbours of one row and of one or
-  // two features.
+  const auto num_steps = static_cast<int32_t>((width + kStep - 1) / kStep);
+  const auto segment_steps = static_cast<int32_t>(SegmentWidth(width) / kStep);
+  // Of a step a thread brings eight neighbours of some rows.
   const int unit = thread % kUnits;
-  const int unit_row = thread / kUnits;
+  WeightRow<kType> features[kWeightsOfThread];
+#pragma unroll
+  for (int i = 0; i < kWeightsOfThread; ++i) {
+    features[i] = FeatureRow<kType>(
+        args, weight, first_feature + (thread + i * Shape::kThreads) / kUnits);
+  }
 
   for (int64_t first = int64_t{blockIdx.x} * kRows; first < rows.count;
        first += int64_t{gridDim.x} * kRows) {
-    const float* in = rows.Input(p, first + unit_row);
-    float w[kFeatureUnits][kUnit], x[kUnit];
-    const auto load = [&](int64_t base) {
-      const int64_t k = base + unit * kUnit;
+    const uint16_t* in[kInputsOfThread];
 #pragma unroll
-      for (int i = 0; i < kFeatureUnits; ++i) {
-        LoadFeature8<kType>(args, weight,
-                            first_feature + unit_row + i * kUnitRows, k, w[i]);
+    for (int i = 0; i < kInputsOfThread; ++i) {
+      const int row = (thread + i * Shape::kThreads) / kUnits;
+      in[i] =
+          p.rounded.data +
+          (rows.group * p.rounded.group_rows + rows.Source(p, first + row)) *
+              p.rounded.width +
+          unit * kUnit;
+    }
+    WeightUnit<kType> pending[kWeightsOfThread] = {};
+    const auto copy = [&](int32_t step) {
+      if (step < num_steps) {
+        const int stage = step % kStages;
+#pragma unroll
+        for (int i = 0; i < kInputsOfThread; ++i) {
+          CopyAsync16(b_tiles + stage * Shape::kInputUnits + thread +
+                          i * Shape::kThreads,
+                      in[i] + int64_t{step} * kStep, false);
+        }
+        if constexpr (kPath == WeightPath::kCopied) {
+#pragma unroll
+          for (int i = 0; i < kWeightsOfThread; ++i) {
+            CopyAsync16(
+                a_tiles + stage * Shape::kWeightUnits + thread +
+                    i * Shape::kThreads,
+                features[i].data + 2 * (int64_t{step} * kStep + unit * kUnit),
+                false);
+          }
+        }
       }
-      LoadInput8(in, k, width, args.in_aligned, x);
+      CommitCopies();
     };
-    const auto pack = [](const float* v) -> uint4 {
-      return {PackBF16(v[0], v[1]), PackBF16(v[2], v[3]), PackBF16(v[4], v[5]),
-              PackBF16(v[6], v[7])};
-    };
-    const auto store = [&](int buffer) {
+    const auto fetch = [&](int32_t step) {
+      if constexpr (kPath != WeightPath::kCopied) {
+        if (step >= num_steps) return;
 #pragma unroll
-      for (int i = 0; i < kFeatureUnits; ++i) {
-        a_tile[buffer][(unit_row + i * kUnitRows) * kUnits + unit] = pack(w[i]);
-      }
-      b_tile[buffer][unit_row * kUnits + unit] = pack(x);
-    };
-    // A lane reads eight neighbours at once, four for each of the two tiles.
-    const int a_at = (warp % 4 * 32 + lane / 4) * kUnits + lane % 4;
-    const int b_at = (warp / 4 * 32 + lane / 4) * kUnits + lane % 4;
-    float sums[2][kTiles][4] = {};
-    const auto multiply = [&](int buffer) {
-      uint4 upper[2], lower[2];
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        upper[m] = a_tile[buffer][a_at + 16 * m * kUnits];
-        lower[m] = a_tile[buffer][a_at + (16 * m + 8) * kUnits];
-      }
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const uint4 column = b_tile[buffer][b_at + 8 * j * kUnits];
-        const uint32_t b[2][2] = {{column.x, column.y}, {column.z, column.w}};
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t a[2][4] = {
-              {upper[m].x, lower[m].x, upper[m].y, lower[m].y},
-              {upper[m].z, lower[m].z, upper[m].w, lower[m].w}};
-          MultiplyTile(a[0], b[0], sums[m][j]);
-          MultiplyTile(a[1], b[1], sums[m][j]);
+        for (int i = 0; i < kWeightsOfThread; ++i) {
+          pending[i] = features[i].template Fetch<kPath == WeightPath::kWhole>(
+              args.layout, int64_t{step} * kStep + unit * kUnit);
         }
       }
     };
+    const auto decode = [&](int32_t step) {
+      if constexpr (kPath != WeightPath::kCopied) {
+        if (step >= num_steps) return;
+#pragma unroll
+        for (int i = 0; i < kWeightsOfThread; ++i) {
+          a_tiles[step % kStages * Shape::kWeightUnits + thread +
+                  i * Shape::kThreads] =
+              DecodeBF16(pending[i], int64_t{step} * kStep + unit * kUnit);
+        }
+      }
+    };
+    // A lane reads eight neighbours at once, four for each of the two tiles.
+    const int a_at = (warp % 2 * 64 + lane / 4) * kUnits + lane % 4;
+    const int b_at = (warp / 2 * 32 + lane / 4) * kUnits + lane % 4;
+    float sums[4][4][4] = {};
+    const auto multiply = [&](int32_t step) {
+      const uint4* a = a_tiles + step % kStages * Shape::kWeightUnits + a_at;
+      const uint4* b = b_tiles + step % kStages * Shape::kInputUnits + b_at;
+      uint4 columns[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) columns[j] = b[8 * j * kUnits];
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+        MultiplyStep(a[16 * m * kUnits], a[(16 * m + 8) * kUnits], columns,
+                     sums[m]);
+      }
+    };
 
-    float totals[2][kTiles][4] = {};
-    load(0);
-    store(0);
-    __syncthreads();
-    int buffer = 0;
-    int64_t end = segment;
-    for (int64_t base = 0; base < width; base += kStep) {
-      const bool more = base + kStep < width;
-      if (more) load(base + kStep);
-      multiply(buffer);
-      buffer = 1 - buffer;
-      if (more) store(buffer);
+    float totals[4][4][4] = {};
+    for (int32_t step = 0; step < kStages - 1; ++step) {
+      copy(step);
+      fetch(step);
+      decode(step);
+    }
+    fetch(kStages - 1);
+    int32_t segment_end = segment_steps;
+    for (int32_t step = 0; step < num_steps; ++step) {
+      WaitForCopies<kStages - 2>();
       __syncthreads();
-      if (more && base + kStep < end) continue;
-      end += segment;
+      copy(step + kStages - 1);
+      decode(step + kStages - 1);
+      fetch(step + kStages);
+      multiply(step);
+      if (step + 1 < segment_end && step + 1 < num_steps) continue;
+      segment_end += segment_steps;
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
+      for (int m = 0; m < 4; ++m) {
 #pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
+        for (int j = 0; j < 4; ++j) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             totals[m][j][i] += sums[m][j][i];
@@ -267,22 +355,23 @@ __global__ __launch_bounds__(4 * kRows) void ManyRowsKernel(
       }
     }
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
+    for (int m = 0; m < 4; ++m) {
 #pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
+      for (int j = 0; j < 4; ++j) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          rows.Write(p, first + warp / 4 * 32 + 8 * j + lane % 4 * 2 + i % 2,
-                     first_feature + warp % 4 * 32 + 16 * m + lane / 4 +
+          rows.Write(p, first + warp / 2 * 32 + 8 * j + lane % 4 * 2 + i % 2,
+                     first_feature + warp % 2 * 64 + 16 * m + lane / 4 +
                          (i >= 2 ? 8 : 0),
                      totals[m][j][i]);
         }
       }
     }
+    __syncthreads();  // the tiles are written anew
   }
 }
 
-template <DType kType, int kRowTiles>
+template <DType kType, int kRowTiles, bool kWhole>
 void LaunchFewRows(LaunchContext& context, const ProductArgs& args) {
   const GroupedProduct& p = args.p;
   const int64_t tiles = (p.shape.out_features + 31) / 32;
@@ -290,13 +379,13 @@ void LaunchFewRows(LaunchContext& context, const ProductArgs& args) {
   const int64_t wanted =
       4 * context.num_multiprocessors() / (tiles * p.num_groups) + 1;
   context.Launch(
-      FewRowsKernel<kType, kRowTiles>,
+      FewRowsKernel<kType, kRowTiles, kWhole>,
       dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(p.num_groups),
            static_cast<unsigned>(std::min(row_tiles, wanted))),
       kSegments * kWarpSize, 0, args);
 }
 
-template <DType kType, int kRows>
+template <DType kType, int kRows, WeightPath kPath>
 void LaunchManyRows(LaunchContext& context, const ProductArgs& args,
                     int64_t rows_of_group) {
   const GroupedProduct& p = args.p;
@@ -304,11 +393,11 @@ void LaunchManyRows(LaunchContext& context, const ProductArgs& args,
   const int64_t row_tiles =
       std::min((p.num_rows + kRows - 1) / kRows, 2 * rows_of_group / kRows + 1);
   context.Launch(
-      ManyRowsKernel<kType, kRows>,
+      ManyRowsKernel<kType, kRows, kPath>,
       dim3(static_cast<unsigned>(row_tiles),
            static_cast<unsigned>(p.num_groups),
            static_cast<unsigned>((p.shape.out_features + 127) / 128)),
-      4 * kRows, 0, args);
+      ManyRowsShape<kRows>::kThreads, ManyRowsShape<kRows>::kSharedBytes, args);
 }
 
 template <typename Types>
@@ -316,14 +405,36 @@ bool RunTensorProductOf(LaunchContext& context, const GroupedProduct& product) {
   return Types::Dispatch(product.shape.dtype, [&]<DType kType>() {
     const ProductArgs args = MakeProductArgs(product);
     const int64_t rows = RowsOfGroup(product);
-    if (rows <= 8) {
-      LaunchFewRows<kType, 1>(context, args);
-    } else if (rows <= kFewRows) {
-      LaunchFewRows<kType, 4>(context, args);
-    } else if (rows <= 64 || product.active != nullptr) {
-      LaunchManyRows<kType, 64>(context, args, rows);
+    // Blocks of 32 and more are whole steps, and read by the byte.
+    constexpr bool kBlocks = !kHasSeparateScales<kType> &&
+                             kType != DType::kF16 && kType != DType::kBF16;
+    const bool whole = product.shape.in_features % kStep == 0 &&
+                       (kBlocks || args.layout.aligned);
+    if (!NeedsRoundedInput(product)) {
+      if (!whole || !args.in_aligned) {
+        LaunchFewRows<kType, 1, false>(context, args);
+      } else if (rows <= 8) {
+        LaunchFewRows<kType, 1, true>(context, args);
+      } else {
+        LaunchFewRows<kType, 4, true>(context, args);
+      }
+      return;
+    }
+    const auto launch = [&]<WeightPath kPath>() {
+      if (rows <= 64) {
+        LaunchManyRows<kType, 64, kPath>(context, args, rows);
+      } else {
+        LaunchManyRows<kType, 128, kPath>(context, args, rows);
+      }
+    };
+    if constexpr (kBlocks) {
+      launch.template operator()<WeightPath::kWhole>();
+    } else if (!whole) {
+      LaunchManyRows<kType, 64, WeightPath::kAny>(context, args, rows);
+    } else if constexpr (kType == DType::kBF16) {
+      launch.template operator()<WeightPath::kCopied>();
     } else {
-      LaunchManyRows<kType, 128>(context, args, rows);
+      launch.template operator()<WeightPath::kWhole>();
     }
   });
 }

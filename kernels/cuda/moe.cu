@@ -304,6 +304,11 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   };
   product.source_rows = sorted.choices;
   product.source_divisor = p.top_k;
+  product.shape = gate.shape;
+  product.in = p.in;
+  product.in_stride = hidden;
+  if (NeedsRoundedInput(product))
+    product.rounded = RoundInput(context, product);
   run(gate, p.in, gates);
   run(up, p.in, ups);
   SiluMulParams silu;
@@ -315,6 +320,8 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   silu.limit = p.swiglu_limit;
   SiluMul(context, silu, sorted.first_rows + num_experts);
   product.source_rows = nullptr;
+  product.source_divisor = 1;
+  product.rounded = RoundedInput();
   run(down, gates, results);
   constexpr unsigned kThreads = 256;
   context.Launch(
