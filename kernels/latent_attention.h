@@ -25,6 +25,9 @@ struct LatentAttentionParams {
   const int32_t* block_tables = nullptr;  // [num_seqs, max_blocks]
   ConstTensorView cache;  // [num_blocks, block_size, rank + rope_dim]
   float* out = nullptr;   // [num_tokens, num_heads, v_dim]
+  // The sequences' tokens: cu_seqlens_q[0] and how many.
+  int64_t first_token = 0;
+  int64_t num_tokens = 0;
   int32_t num_seqs = 0;
   int32_t max_blocks = 0;
   int32_t rope_dim = 0;

@@ -197,6 +197,8 @@ void MlaAttention::AttendExpanded(const StepContext& step, const Rows& rows,
       step.inputs.block_tables + int64_t{run.first} * batch.max_blocks;
   attention.cache = step.cache.tensor(0, layer_);
   attention.out = rows.values;
+  attention.first_token = batch.cu_seqlens_q[run.first];
+  attention.num_tokens = batch.cu_seqlens_q[run.last] - attention.first_token;
   attention.num_seqs = run.last - run.first;
   attention.max_blocks = batch.max_blocks;
   attention.rope_dim = static_cast<int32_t>(config_.qk_rope_head_dim);

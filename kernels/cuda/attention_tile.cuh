@@ -64,12 +64,6 @@ struct TileShape {
     return kStepKeys * (half_stride(key_dim) +
                         (shared_values ? 0 : half_stride(value_dim)));
   }
-  // Behind the queries, of use to others before Begin() and after Finish().
-  __host__ __device__ int32_t free_floats() const {
-    return tensor ? step_halves() - kMaxRows * query_stride()
-                  : shared_floats() - rows() * query_stride() - 2 * kMaxRows -
-                        2 * kTileKeys;
-  }
   __host__ __device__ int32_t shared_floats() const {
     if (tensor) {
       return (kMaxRows * (half_stride(key_dim) + kWeightStride)) / 2 +
@@ -199,16 +193,11 @@ class AttentionTile {
     first_row_ = thread / columns * kRowsOfThread;
   }
 
-  // Query row r, [key_dim] and zeros behind it; written by all threads before
-  // Begin().
-  __device__ __forceinline__ float* query(int32_t r) {
-    return queries_ + r * shape_.query_stride();
-  }
   // Keys that row r sees: written before Begin().
   __device__ __forceinline__ int32_t& limit(int32_t r) { return limits_[r]; }
+  // Query rows, query_stride() apart, zeros behind each; written before
+  // Begin().
   __device__ __forceinline__ float* queries() { return queries_; }
-  // What lies behind the queries: shape.free_floats().
-  __device__ __forceinline__ float* free_floats() { return keys_; }
 
   // Starts with `num_rows` rows, nothing attended to.
   __device__ __forceinline__ void Begin(int32_t num_rows) {

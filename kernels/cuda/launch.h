@@ -21,8 +21,8 @@ struct WeightPointers {
   bool operator==(const WeightPointers&) const = default;
 };
 
-// Scratch memory of an op, and of the products that it is made of.
-enum class ScratchUse : uint8_t { kOp, kInput };
+// Scratch memory of an op, of the ops that one is made of, and of products.
+enum class ScratchUse : uint8_t { kOp, kLatent, kInput };
 
 class LaunchContext {
  public:
@@ -90,7 +90,7 @@ class LaunchContext {
     void* data = nullptr;
     int64_t bytes = 0;
   };
-  ScratchMemory scratch_[2];          // by use
+  ScratchMemory scratch_[3];          // by use
   std::vector<PointerTable> tables_;  // sorted by key
 };
 

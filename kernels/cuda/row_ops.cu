@@ -11,11 +11,10 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 constexpr int kArgMaxThreads = 1024;
-// Rows of at most so many values are a warp's, longer ones a thread block's.
-constexpr int64_t kWarpWidth = 512;
-
+// Of a thread block that has a row: few values a thread, so that their loads
+// are one wait.
 unsigned RowThreads(int64_t width) {
-  return width <= kWarpWidth ? kWarpSize : kThreads;
+  return width <= 128 ? kWarpSize : width <= 1024 ? 128 : 512;
 }
 
 unsigned Blocks(int64_t items, int64_t per_block) {
@@ -27,11 +26,13 @@ __global__ void RmsNormKernel(RmsNormParams p) {
   const float* in = p.in + blockIdx.x * p.in_stride;
   float* out = p.out + blockIdx.x * p.out_stride;
   float sum = 0;
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
     sum = fmaf(in[i], in[i], sum);
   }
   sum = BlockSum(sum, partial);
   const float factor = 1.0f / sqrtf(sum / static_cast<float>(p.width) + p.eps);
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
     const float weight = p.weight != nullptr ? p.weight[i] : 1.0f;
     out[i] = in[i] * factor * weight;
@@ -43,9 +44,11 @@ __global__ void LayerNormKernel(LayerNormParams p) {
   const float* in = p.in + blockIdx.x * p.width;
   float* out = p.out + blockIdx.x * p.width;
   float sum = 0;
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) sum += in[i];
   const float mean = BlockSum(sum, partial) / static_cast<float>(p.width);
   float squares = 0;
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
     const float difference = in[i] - mean;
     squares = fmaf(difference, difference, squares);
@@ -53,6 +56,7 @@ __global__ void LayerNormKernel(LayerNormParams p) {
   squares = BlockSum(squares, partial);
   const float factor =
       1.0f / sqrtf(squares / static_cast<float>(p.width) + p.eps);
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
     out[i] = (in[i] - mean) * factor * p.weight[i] + p.bias[i];
   }
@@ -174,6 +178,7 @@ __global__ void CacheWriteKernel(CacheWriteArgs p) {
   const int64_t slot = p.slots[blockIdx.x];
   if (slot < 0) return;
   const float* row = p.rows + blockIdx.x * p.stride;
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
     const int64_t at = slot * p.width + i;
     if (p.dtype == DType::kF32) {
@@ -194,20 +199,14 @@ __global__ void CopyRowsKernel(const uint8_t* from, uint8_t* to,
       reinterpret_cast<const T*>(from + from_rows[blockIdx.x] * bytes);
   auto* target = reinterpret_cast<T*>(to + to_rows[blockIdx.x] * bytes);
   const int64_t words = bytes / static_cast<int64_t>(sizeof(T));
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
     target[i] = source[i];
   }
 }
 
-struct CopyTailsArgs {
-  const float* in;
-  float* out;
-  int64_t in_token_stride, in_head_stride, out_token_stride, out_head_stride;
-  int64_t num_tokens, num_heads, tail;
-};
-
-// A thread a value; `in` and `out` point at the first tails.
-__global__ void CopyTailsKernel(CopyTailsArgs p) {
+// A thread a value.
+__global__ void CopyTailsKernel(HeadTails p) {
   const int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (item >= p.num_tokens * p.num_heads * p.tail) return;
   const int64_t i = item % p.tail;
@@ -225,21 +224,11 @@ unsigned StrideBlocks(const LaunchContext& context, int64_t n) {
 
 }  // namespace
 
-void CopyTails(LaunchContext& context, const HeadLinearParams& p,
-               int64_t in_features, int64_t out_features) {
-  const auto heads = static_cast<int64_t>(p.weights.size());
-  const int64_t n = p.num_tokens * heads * p.tail;
+void CopyTails(LaunchContext& context, const HeadTails& tails) {
+  const int64_t n = tails.num_tokens * tails.num_heads * tails.tail;
   if (n == 0) return;
-  const CopyTailsArgs args = {p.in + in_features,
-                              p.out + out_features,
-                              p.in_token_stride,
-                              p.in_head_stride,
-                              p.out_token_stride,
-                              p.out_head_stride,
-                              p.num_tokens,
-                              heads,
-                              p.tail};
-  context.Launch(CopyTailsKernel, dim3(Blocks(n, kThreads)), kThreads, 0, args);
+  context.Launch(CopyTailsKernel, dim3(Blocks(n, kThreads)), kThreads, 0,
+                 tails);
 }
 
 void RmsNorm(LaunchContext& context, const RmsNormParams& p) {

@@ -22,9 +22,16 @@ void ArgMax(LaunchContext& context, const ArgMaxParams& params);
 void Add(LaunchContext& context, const float* in, int64_t n, float* out);
 void CacheWrite(LaunchContext& context, const CacheWriteParams& params);
 void CopyRows(LaunchContext& context, const CopyRowsParams& params);
-// The last `tail` values of every head: what HeadLinear copies.
-void CopyTails(LaunchContext& context, const HeadLinearParams& params,
-               int64_t in_features, int64_t out_features);
+// The last `tail` values of every head: what HeadLinear copies. `in` and `out`
+// are the first tails; strides in floats.
+struct HeadTails {
+  const float* in = nullptr;
+  float* out = nullptr;
+  int64_t in_token_stride = 0, in_head_stride = 0;
+  int64_t out_token_stride = 0, out_head_stride = 0;
+  int64_t num_tokens = 0, num_heads = 0, tail = 0;
+};
+void CopyTails(LaunchContext& context, const HeadTails& tails);
 // REQUIRES: IsProductType(table.data.dtype).
 void Embedding(LaunchContext& context, const EmbeddingParams& params);
 

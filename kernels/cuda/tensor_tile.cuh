@@ -45,9 +45,6 @@ class TensorTile {
     return queries() + r * shape_.query_stride();
   }
   __device__ __forceinline__ int32_t& limit(int32_t r) { return limits_[r]; }
-  __device__ __forceinline__ float* free_floats() {
-    return queries() + kMaxRows * shape_.query_stride();
-  }
 
   __device__ __forceinline__ void Begin(int32_t num_rows) {
     num_rows_ = num_rows;

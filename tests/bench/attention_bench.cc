@@ -120,6 +120,7 @@ void Expanded(benchmark::State& state, int32_t context, int32_t q_len) {
   params.block_tables = table.data();
   params.cache = {cache.data(), DType::kBF16, {blocks, kBlock, rank + rope}};
   params.out = out.data();
+  params.num_tokens = q_len;
   params.num_seqs = 1;
   params.max_blocks = blocks;
   params.rope_dim = rope;

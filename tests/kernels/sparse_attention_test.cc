@@ -286,6 +286,7 @@ TEST_P(SparseAttentionTest, ExpandedLatentRows) {
     params.cache = ConstTensorView(cache.bytes.data(), c.cache,
                                    {3 * max_blocks, block_size, row});
     params.out = out.data();
+    params.num_tokens = 136;
     params.num_seqs = 3;
     params.max_blocks = max_blocks;
     params.rope_dim = static_cast<int32_t>(c.rope);
