@@ -14,9 +14,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/attention.h"
@@ -110,6 +112,16 @@ class KernelTable {
   virtual void HyperExpand(const HyperExpandParams& params) = 0;
   virtual void MoeRoute(const MoeRouteParams& params) = 0;
   virtual void MoeExperts(const MoeExpertsParams& params) = 0;
+
+  // Calls `ops`, which queues ops whose params follow from `key`: only what
+  // lies in the device's memory differs between calls with equal keys. A device
+  // may record them, and replay the record instead of a later call. REQUIRES:
+  // `ops` copies nothing between host and device, and allocates nothing.
+  virtual absl::Status Replay(std::span<const int64_t> key,
+                              absl::FunctionRef<absl::Status()> ops) {
+    (void)key;
+    return ops();
+  }
 
   // Waits for all queued ops. Internal on a device fault (sticky).
   virtual absl::Status Synchronize() = 0;

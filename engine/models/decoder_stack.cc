@@ -235,6 +235,34 @@ absl::Status DecoderStack::RunLayers(const StepBatch& batch,
   return absl::OkStatus();
 }
 
+// A decode step's ops depend on how many sequences there are, not on which.
+bool DecoderStack::IsReplayable(const StepBatch& batch) const {
+  constexpr int32_t kMostTokens = 512;  // more are worth their launches
+  const int32_t num_tokens = batch.num_tokens();
+  return num_tokens == batch.num_seqs() && num_tokens <= kMostTokens &&
+         config_.hc_mult == 0 && expert_tiers_ == nullptr;
+}
+
+// All that the params of a replayable step's ops follow from.
+std::vector<int64_t> DecoderStack::ReplayKey(const StepBatch& batch,
+                                             const PagedCache& cache) const {
+  const auto address = [](const void* pointer) {
+    return static_cast<int64_t>(reinterpret_cast<uintptr_t>(pointer));
+  };
+  const int32_t longest =
+      *std::max_element(batch.context_lens.begin(), batch.context_lens.end());
+  return {batch.num_tokens(),
+          static_cast<int64_t>(batch.logits_rows.size()),
+          batch.max_blocks,
+          longest <= config_.index_topk ? 1 : 0,
+          cache.num_blocks(),
+          cache.block_size(),
+          address(cache.tensor(0, 0).data),
+          address(inputs_.token_ids),
+          address(inputs_.block_tables),
+          address(inputs_.rope.sin)};
+}
+
 void DecoderStack::KeepLogitsRows(const StepBatch& batch) {
   const int64_t num_tokens = batch.num_tokens();
   const float* last = hidden_;
@@ -243,7 +271,6 @@ void DecoderStack::KeepLogitsRows(const StepBatch& batch) {
                           mixed_);
     last = mixed_;
   }
-  num_logits_rows_ = static_cast<int32_t>(batch.logits_rows.size());
   if (num_logits_rows_ == 0) return;
   const int64_t width = config_.hidden_size;
   kernels_.CopyRows({ConstTensorView(last, DType::kF32, {num_tokens, width}),
@@ -257,11 +284,16 @@ absl::Status DecoderStack::Forward(const StepBatch& batch, PagedCache& cache) {
   SHOAL_CHECK(num_tokens > 0 && num_tokens <= options_.max_tokens_per_step);
   absl::Status status = Stage(batch, cache);
   if (!status.ok()) return status;
-  Embed(num_tokens);
-  status = RunLayers(batch, cache);
-  if (!status.ok()) return status;
-  KeepLogitsRows(batch);
-  return EndStep(num_tokens);
+  num_logits_rows_ = static_cast<int32_t>(batch.logits_rows.size());
+  const auto ops = [&] {
+    Embed(num_tokens);
+    absl::Status done = RunLayers(batch, cache);
+    if (done.ok()) KeepLogitsRows(batch);
+    return done;
+  };
+  status = IsReplayable(batch) ? kernels_.Replay(ReplayKey(batch, cache), ops)
+                               : ops();
+  return status.ok() ? EndStep(num_tokens) : status;
 }
 
 absl::Status DecoderStack::EndStep(int64_t num_tokens) {

@@ -68,6 +68,9 @@ class DecoderStack : public Decoder {
   absl::Status Stage(const StepBatch& batch, const PagedCache& cache);
   void Embed(int64_t num_tokens);
   absl::Status RunLayers(const StepBatch& batch, PagedCache& cache);
+  bool IsReplayable(const StepBatch& batch) const;
+  std::vector<int64_t> ReplayKey(const StepBatch& batch,
+                                 const PagedCache& cache) const;
   void KeepLogitsRows(const StepBatch& batch);
   void Norm(const float* in, const DeviceArray<float>& weight, int64_t rows,
             float* out);

@@ -1,6 +1,7 @@
 #include "engine/scheduling/scheduler.h"
 
 #include <algorithm>
+#include <bit>
 #include <tuple>
 
 #include "kernels/check.h"
@@ -226,6 +227,11 @@ StepBatch Scheduler::MakeBatch(const StepPlan& plan) const {
         std::max(batch.max_blocks,
                  static_cast<int32_t>(chunk.sequence->block_table.size()));
   }
+  // In coarse steps: the ops of decode steps of one shape can be replayed.
+  const int32_t step = std::max(
+      16, static_cast<int32_t>(
+              std::bit_floor(static_cast<uint32_t>(batch.max_blocks)) / 4));
+  batch.max_blocks = (batch.max_blocks + step - 1) / step * step;
   batch.cu_seqlens_q.push_back(0);
   for (const ScheduledChunk& chunk : plan.chunks) {
     const Sequence& s = *chunk.sequence;

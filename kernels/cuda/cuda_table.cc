@@ -8,6 +8,7 @@
 #include "kernels/cuda/attention_ops.h"
 #include "kernels/cuda/cuda_matrix.h"
 #include "kernels/cuda/device_arena.h"
+#include "kernels/cuda/graph_cache.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/moe.h"
@@ -50,7 +51,8 @@ class CudaKernelTable : public KernelTable {
   explicit CudaKernelTable(const CudaOptions& options)
       : arena_(std::make_shared<DeviceArena>(std::make_unique<DriverMemory>(),
                                              options.chunk_bytes)),
-        staging_(context_) {}
+        staging_(context_),
+        graphs_(context_) {}
 
   std::string_view name() const override { return "cuda"; }
   int num_threads() const override { return 1; }
@@ -149,6 +151,11 @@ class CudaKernelTable : public KernelTable {
   }
   void MoeExperts(const MoeExpertsParams& params) override;
 
+  absl::Status Replay(std::span<const int64_t> key,
+                      absl::FunctionRef<absl::Status()> ops) override {
+    return graphs_.Run(key, ops);
+  }
+
   absl::Status Synchronize() override {
     if (context_.error() == cudaSuccess) {
       context_.Begin("Synchronize");
@@ -169,6 +176,7 @@ class CudaKernelTable : public KernelTable {
   LaunchContext context_;
   const std::shared_ptr<DeviceArena> arena_;
   Staging staging_;
+  GraphCache graphs_;
   std::vector<WeightPointers> pointers_;  // of the op at hand
 };
 

@@ -38,6 +38,7 @@ void* LaunchContext::Scratch(int64_t bytes, ScratchUse use) {
   const int64_t wanted = std::max(bytes, scratch.bytes + scratch.bytes / 2);
   Check(cudaStreamSynchronize(stream_));
   Check(cudaFree(scratch.data));
+  ++generation_;
   scratch = ScratchMemory();
   if (Check(cudaMalloc(&scratch.data, static_cast<size_t>(wanted)))) {
     scratch.bytes = wanted;
@@ -59,6 +60,7 @@ const WeightPointers* LaunchContext::OnDevice(
   if (table->host.size() != weights.size()) {
     Check(cudaStreamSynchronize(stream_));  // who reads the old ones is done
     Check(cudaFree(table->device));
+    ++generation_;
     table->device = nullptr;
     table->host.clear();
     void* device = nullptr;

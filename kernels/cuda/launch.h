@@ -49,6 +49,9 @@ class LaunchContext {
   // after an error.
   void* Scratch(int64_t bytes, ScratchUse use = ScratchUse::kOp);
 
+  // Changes when memory moves that work queued before may have pointed at.
+  uint64_t generation() const { return generation_; }
+
   // A copy of `weights` on the device, made when they are new to `key`.
   const WeightPointers* OnDevice(const void* key,
                                  const std::vector<WeightPointers>& weights);
@@ -92,6 +95,7 @@ class LaunchContext {
   };
   ScratchMemory scratch_[3];          // by use
   std::vector<PointerTable> tables_;  // sorted by key
+  uint64_t generation_ = 0;
 };
 
 }  // namespace shoal::cuda

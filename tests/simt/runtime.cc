@@ -3,6 +3,12 @@
 
 #include <cstdlib>
 #include <map>
+#include <utility>
+#include <vector>
+
+struct ShoalSimtGraph {
+  std::vector<std::function<cudaError_t()>> work;
+};
 
 namespace {
 
@@ -12,6 +18,14 @@ constexpr size_t kDefaultSharedBytes = 48 << 10;
 
 cudaError_t State() {
   return shoal::simt::HasFailed() ? cudaErrorLaunchFailure : cudaSuccess;
+}
+
+// Of the stream that is captured, if one is.
+ShoalSimtGraph* captured = nullptr;
+
+// Of calls that a captured stream allows none of.
+cudaError_t StateOutsideCapture() {
+  return captured != nullptr ? cudaErrorStreamCaptureUnsupported : State();
 }
 
 std::map<const void*, size_t>& SharedLimits() {
@@ -33,6 +47,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "invalid configuration argument";
     case cudaErrorLaunchFailure:
       return "unspecified launch failure";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
   }
   return "unrecognized error code";
 }
@@ -55,7 +71,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   return State();
 }
 cudaError_t cudaMalloc(void** data, size_t bytes) {
-  if (State() != cudaSuccess) return State();
+  if (StateOutsideCapture() != cudaSuccess) return StateOutsideCapture();
   *data = shoal::simt::AllocateDevice(bytes);
   return *data == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
@@ -78,30 +94,71 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes,
   if (!shoal::simt::IsDevice(upload ? to : from, bytes)) {
     return cudaErrorInvalidValue;
   }
-  const shoal::simt::OpenDevice open;
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  return ShoalSimtQueue([=] {
+    const shoal::simt::OpenDevice open;
+    std::memcpy(to, from, bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
   if (State() != cudaSuccess) return State();
   if (!shoal::simt::IsDevice(data, bytes)) return cudaErrorInvalidValue;
-  const shoal::simt::OpenDevice open;
-  std::memset(data, value, bytes);
-  return cudaSuccess;
+  return ShoalSimtQueue([=] {
+    const shoal::simt::OpenDevice open;
+    std::memset(data, value, bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   *stream = nullptr;
   return State();
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return State(); }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return State(); }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return StateOutsideCapture();
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = nullptr;
   return State();
 }
 cudaError_t cudaEventDestroy(cudaEvent_t) { return State(); }
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return State(); }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return State(); }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return StateOutsideCapture(); }
+
+cudaError_t ShoalSimtQueue(std::function<cudaError_t()> work) {
+  if (captured == nullptr) return work();
+  captured->work.push_back(std::move(work));
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  if (StateOutsideCapture() != cudaSuccess) return StateOutsideCapture();
+  captured = new ShoalSimtGraph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  if (captured == nullptr) return cudaErrorInvalidValue;
+  *graph = std::exchange(captured, nullptr);
+  return State();
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long) {
+  *exec = new ShoalSimtGraph(*graph);
+  return State();
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return State();
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return State();
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+  for (const auto& work : exec->work) {
+    if (const cudaError_t error = work(); error != cudaSuccess) return error;
+  }
+  return State();
+}
 
 size_t ShoalSimtSharedLimit(const void* kernel) {
   const auto it = SharedLimits().find(kernel);

@@ -7,6 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 
 #include "tests/simt/machine.h"
@@ -87,7 +90,8 @@ T __ldg(const T* address) {
   return *address;
 }
 
-// --- The runtime. A stream does at once what it is given.
+// --- The runtime. A stream does at once what it is given unless it is
+// captured.
 
 enum cudaError_t : int {
   cudaSuccess = 0,
@@ -95,17 +99,21 @@ enum cudaError_t : int {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 inline constexpr unsigned cudaStreamNonBlocking = 1;
 inline constexpr unsigned cudaEventDisableTiming = 2;
 
 using cudaStream_t = struct ShoalSimtStream*;
 using cudaEvent_t = struct ShoalSimtEvent*;
+using cudaGraph_t = struct ShoalSimtGraph*;
+using cudaGraphExec_t = struct ShoalSimtGraph*;
 struct cudaLaunchAttribute {};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
@@ -137,6 +145,17 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream,
+                                   cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                 unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
+
+// While a stream is captured `work` is kept for the graph, else done at once.
+cudaError_t ShoalSimtQueue(std::function<cudaError_t()> work);
 
 // What a kernel may use as dynamic shared memory: 48 KiB unless it has asked.
 size_t ShoalSimtSharedLimit(const void* kernel);
@@ -150,13 +169,17 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
 template <typename... Params, typename... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config,
                                void (*kernel)(Params...), Args&&... args) {
-  if (!shoal::simt::CountLaunch()) return cudaErrorLaunchFailure;
   shoal::simt::LaunchShape shape;
   shape.grid = {config->gridDim.x, config->gridDim.y, config->gridDim.z};
   shape.block = {config->blockDim.x, config->blockDim.y, config->blockDim.z};
   shape.shared_bytes = config->dynamicSmemBytes;
-  const bool launched = shoal::simt::RunGrid(
-      shape, ShoalSimtSharedLimit(reinterpret_cast<const void*>(kernel)),
-      [&] { kernel(args...); });
-  return launched ? cudaSuccess : cudaErrorInvalidConfiguration;
+  const size_t limit =
+      ShoalSimtSharedLimit(reinterpret_cast<const void*>(kernel));
+  std::tuple<std::remove_const_t<Params>...> params(args...);
+  return ShoalSimtQueue([=] {
+    if (!shoal::simt::CountLaunch()) return cudaErrorLaunchFailure;
+    const bool launched =
+        shoal::simt::RunGrid(shape, limit, [&] { std::apply(kernel, params); });
+    return launched ? cudaSuccess : cudaErrorInvalidConfiguration;
+  });
 }
