@@ -74,9 +74,9 @@ std::unique_ptr<HeadWeight> WeightLoader::PackHead(const float* values,
     }
     view.data = ConstTensorView(head->halves_.data(), DType::kBF16, {out, in});
   }
-  // What the heads' products want: rows with f32 inputs.
-  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
-      kernels_.Pack(view, Precision::kExact);
+  // What the heads' products want of the host: rows with f32 inputs.
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed = kernels_.Pack(
+      view, kernels_.memory_is_host() ? Precision::kExact : precision_);
   if (!packed.ok()) {
     status_ = packed.status();
     return nullptr;

@@ -177,7 +177,9 @@ class CudaKernelTable : public KernelTable {
   const std::shared_ptr<DeviceArena> arena_;
   Staging staging_;
   GraphCache graphs_;
-  std::vector<WeightPointers> pointers_;  // of the op at hand
+  // Of the op at hand.
+  std::vector<WeightPointers> pointers_;
+  std::vector<GroupedProduct> products_;
 };
 
 absl::StatusOr<std::unique_ptr<DeviceBuffer>> CudaKernelTable::Allocate(
@@ -228,10 +230,10 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaKernelTable::Pack(
 
 void CudaKernelTable::Linear(const LinearParams& params) {
   context_.Begin("Linear");
-  RoundedInput rounded;
+  products_.clear();
   for (const LinearPart& part : params.parts) {
     const CudaMatrix& matrix = AsCuda(part.weight);
-    GroupedProduct product;
+    GroupedProduct& product = products_.emplace_back();
     product.shape = matrix.shape();
     product.one = matrix.pointers();
     product.in = params.in;
@@ -242,12 +244,8 @@ void CudaKernelTable::Linear(const LinearParams& params) {
         part.out_stride > 0 ? part.out_stride : matrix.out_features();
     product.accumulate = part.accumulate;
     product.num_rows = params.num_tokens;
-    if (NeedsRoundedInput(product)) {
-      if (rounded.data == nullptr) rounded = RoundInput(context_, product);
-      product.rounded = rounded;
-    }
-    RunProduct(context_, product);
   }
+  RunProducts(context_, products_);
 }
 
 void CudaKernelTable::HeadLinear(const HeadLinearParams& params) {

@@ -8,7 +8,9 @@
 // the bit whatever the others (batch invariance).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kernels/cuda/launch.h"
 #include "kernels/dtype.h"
@@ -82,7 +84,15 @@ RoundedInput RoundInput(LaunchContext& context, const GroupedProduct& product);
 
 // REQUIRES: IsProductType(shape.dtype).
 void RunProduct(LaunchContext& context, const GroupedProduct& product);
+// Products of the same rows of the same input, side by side where their types
+// allow it.
+void RunProducts(LaunchContext& context,
+                 std::span<const GroupedProduct> products);
 bool IsProductType(DType dtype);
+
+// Fast products of one launch: at most kMostParts, of one type.
+using ProductParts = std::span<const GroupedProduct>;
+inline constexpr size_t kMostParts = 3;
 
 // Which file instantiates which types, for exact products and for fast ones.
 // False: not one of theirs.
@@ -90,13 +100,11 @@ bool RunPlainProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunScaledProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock32Product(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock256Product(LaunchContext& context, const GroupedProduct& product);
-bool RunPlainTensorProduct(LaunchContext& context,
-                           const GroupedProduct& product);
-bool RunScaledTensorProduct(LaunchContext& context,
-                            const GroupedProduct& product);
-bool RunBlock32TensorProduct(LaunchContext& context,
-                             const GroupedProduct& product);
-bool RunBlock256TensorProduct(LaunchContext& context,
-                              const GroupedProduct& product);
+bool RunPlainTensorProducts(LaunchContext& context, const ProductParts& parts);
+bool RunScaledTensorProducts(LaunchContext& context, const ProductParts& parts);
+bool RunBlock32TensorProducts(LaunchContext& context,
+                              const ProductParts& parts);
+bool RunBlock256TensorProducts(LaunchContext& context,
+                               const ProductParts& parts);
 
 }  // namespace shoal::cuda

@@ -99,22 +99,43 @@ __device__ __forceinline__ int64_t SegmentWidth(int64_t width) {
   return (width + kUnitOfSegments - 1) / kUnitOfSegments * kStep;
 }
 
+// What one launch computes: the tiles of features of its parts one after the
+// other, in blockIdx.z.
+struct ProductSet {
+  ProductArgs parts[kMostParts];
+  int32_t first_tile[kMostParts] = {};
+  int32_t num_parts = 0;
+
+  // The part of this thread block, and which of its tiles.
+  __device__ __forceinline__ int Part(int32_t* tile) const {
+    int part = 0;
+    while (part + 1 < num_parts &&
+           static_cast<int32_t>(blockIdx.z) >= first_tile[part + 1]) {
+      ++part;
+    }
+    *tile = static_cast<int32_t>(blockIdx.z) - first_tile[part];
+    return part;
+  }
+};
+
 // Few rows: a thread block computes 32 features of 8 · kRowTiles rows at a
 // time, each of its warps a segment, so that every weight goes once from memory
 // to the register it is multiplied in. Of a step a lane holds eight neighbours,
 // four for each tile, of weights and rows alike. kWhole: the width is whole
 // steps, rows of weights and inputs are aligned.
-// Grid: tiles of features, groups, tiles of rows.
+// Grid: tiles of rows, groups, tiles of features.
 template <DType kType, int kRowTiles, bool kWhole>
 __global__ __launch_bounds__(
     kSegments* kWarpSize,
     kRowTiles == 1
         ? 2
-        : 1) void FewRowsKernel(const __grid_constant__ ProductArgs args) {
+        : 1) void FewRowsKernel(const __grid_constant__ ProductSet set) {
   constexpr int kFeatureTiles = 2;
   constexpr int kValues = kFeatureTiles * kRowTiles * 4;
   constexpr int kAhead = kRowTiles == 1 ? 4 : 2;  // steps under way
   __shared__ float partial[kSegments][kValues][kWarpSize];
+  int32_t tile;
+  const ProductArgs& args = set.parts[set.Part(&tile)];
   const GroupedProduct& p = args.p;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
@@ -122,7 +143,7 @@ __global__ __launch_bounds__(
   if (rows.count == 0) return;
   const WeightPointers weight =
       p.groups != nullptr ? p.groups[rows.group] : p.one;
-  const int64_t first_feature = int64_t{blockIdx.x} * kFeatureTiles * 16;
+  const int64_t first_feature = int64_t{tile} * kFeatureTiles * 16;
   WeightRow<kType> features[kFeatureTiles][2];
 #pragma unroll
   for (int m = 0; m < kFeatureTiles; ++m) {
@@ -137,8 +158,8 @@ __global__ __launch_bounds__(
   const int64_t end =
       warp * segment + segment < width ? warp * segment + segment : width;
 
-  for (int64_t first = int64_t{blockIdx.z} * kRowTiles * 8; first < rows.count;
-       first += int64_t{gridDim.z} * kRowTiles * 8) {
+  for (int64_t first = int64_t{blockIdx.x} * kRowTiles * 8; first < rows.count;
+       first += int64_t{gridDim.x} * kRowTiles * 8) {
     const float* in[kRowTiles];
 #pragma unroll
     for (int j = 0; j < kRowTiles; ++j) {
@@ -223,7 +244,7 @@ struct ManyRowsShape {
 // that share weights run side by side.
 template <DType kType, int kRows, WeightPath kPath>
 __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
-    const __grid_constant__ ProductArgs args) {
+    const __grid_constant__ ProductSet set) {
   using Shape = ManyRowsShape<kRows>;
   constexpr int kUnits = Shape::kUnits;
   constexpr int kStages = Shape::kStages;
@@ -231,6 +252,8 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
   constexpr int kInputsOfThread = Shape::kInputUnits / Shape::kThreads;
   auto* const a_tiles = reinterpret_cast<uint4*>(DynamicShared());
   uint4* const b_tiles = a_tiles + kStages * Shape::kWeightUnits;
+  int32_t tile;
+  const ProductArgs& args = set.parts[set.Part(&tile)];
   const GroupedProduct& p = args.p;
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % kWarpSize;
@@ -239,7 +262,7 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
   if (rows.count == 0) return;
   const WeightPointers weight =
       p.groups != nullptr ? p.groups[rows.group] : p.one;
-  const int64_t first_feature = int64_t{blockIdx.z} * Shape::kFeatures;
+  const int64_t first_feature = int64_t{tile} * Shape::kFeatures;
   const int64_t width = p.shape.in_features;
   const auto num_steps = static_cast<int32_t>((width + kStep - 1) / kStep);
   const auto segment_steps = static_cast<int32_t>(SegmentWidth(width) / kStep);
@@ -371,66 +394,85 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
   }
 }
 
+// The set of `parts`, and how many tiles of `features` they have together.
+inline ProductSet MakeProductSet(const ProductParts& parts, int64_t features,
+                                 unsigned* num_tiles) {
+  ProductSet set;
+  int64_t tiles = 0;
+  for (const GroupedProduct& part : parts) {
+    set.parts[set.num_parts] = MakeProductArgs(part);
+    set.first_tile[set.num_parts++] = static_cast<int32_t>(tiles);
+    tiles += (part.shape.out_features + features - 1) / features;
+  }
+  *num_tiles = static_cast<unsigned>(tiles);
+  return set;
+}
+
 template <DType kType, int kRowTiles, bool kWhole>
-void LaunchFewRows(LaunchContext& context, const ProductArgs& args) {
-  const GroupedProduct& p = args.p;
-  const int64_t tiles = (p.shape.out_features + 31) / 32;
+void LaunchFewRows(LaunchContext& context, const ProductParts& parts) {
+  const GroupedProduct& p = parts.front();
+  dim3 grid;
+  const ProductSet set = MakeProductSet(parts, 32, &grid.z);
+  grid.y = static_cast<unsigned>(p.num_groups);
+  // Thread blocks that share weights run side by side. Of groups with rows of
+  // their own most have few, and some have many.
+  constexpr int64_t kMostTiles = 4;
   const int64_t row_tiles = (p.num_rows + 8 * kRowTiles - 1) / (8 * kRowTiles);
-  const int64_t wanted =
-      4 * context.num_multiprocessors() / (tiles * p.num_groups) + 1;
-  context.Launch(
-      FewRowsKernel<kType, kRowTiles, kWhole>,
-      dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(p.num_groups),
-           static_cast<unsigned>(std::min(row_tiles, wanted))),
-      kSegments * kWarpSize, 0, args);
+  grid.x = static_cast<unsigned>(std::min(row_tiles, kMostTiles));
+  context.Launch(FewRowsKernel<kType, kRowTiles, kWhole>, grid,
+                 kSegments * kWarpSize, 0, set);
 }
 
 template <DType kType, int kRows, WeightPath kPath>
-void LaunchManyRows(LaunchContext& context, const ProductArgs& args,
-                    int64_t rows_of_group) {
-  const GroupedProduct& p = args.p;
+void LaunchManyRows(LaunchContext& context, const ProductParts& parts) {
+  using Shape = ManyRowsShape<kRows>;
+  const GroupedProduct& p = parts.front();
+  dim3 grid;
+  const ProductSet set = MakeProductSet(parts, Shape::kFeatures, &grid.z);
+  grid.y = static_cast<unsigned>(p.num_groups);
   // Groups with rows of their own may have more than most.
-  const int64_t row_tiles =
-      std::min((p.num_rows + kRows - 1) / kRows, 2 * rows_of_group / kRows + 1);
-  context.Launch(
-      ManyRowsKernel<kType, kRows, kPath>,
-      dim3(static_cast<unsigned>(row_tiles),
-           static_cast<unsigned>(p.num_groups),
-           static_cast<unsigned>((p.shape.out_features + 127) / 128)),
-      ManyRowsShape<kRows>::kThreads, ManyRowsShape<kRows>::kSharedBytes, args);
+  grid.x = static_cast<unsigned>(std::min((p.num_rows + kRows - 1) / kRows,
+                                          2 * RowsOfGroup(p) / kRows + 1));
+  context.Launch(ManyRowsKernel<kType, kRows, kPath>, grid, Shape::kThreads,
+                 Shape::kSharedBytes, set);
 }
 
 template <typename Types>
-bool RunTensorProductOf(LaunchContext& context, const GroupedProduct& product) {
-  return Types::Dispatch(product.shape.dtype, [&]<DType kType>() {
-    const ProductArgs args = MakeProductArgs(product);
-    const int64_t rows = RowsOfGroup(product);
+bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts) {
+  const GroupedProduct& first = parts.front();
+  return Types::Dispatch(first.shape.dtype, [&]<DType kType>() {
+    const int64_t rows = RowsOfGroup(first);
     // Blocks of 32 and more are whole steps, and read by the byte.
     constexpr bool kBlocks = !kHasSeparateScales<kType> &&
                              kType != DType::kF16 && kType != DType::kBF16;
-    const bool whole = product.shape.in_features % kStep == 0 &&
-                       (kBlocks || args.layout.aligned);
-    if (!NeedsRoundedInput(product)) {
-      if (!whole || !args.in_aligned) {
-        LaunchFewRows<kType, 1, false>(context, args);
+    bool whole = true, in_aligned = true;
+    for (const GroupedProduct& part : parts) {
+      const ProductArgs args = MakeProductArgs(part);
+      whole &= part.shape.in_features % kStep == 0 &&
+               (kBlocks || args.layout.aligned);
+      in_aligned &= args.in_aligned;
+    }
+    if (!NeedsRoundedInput(first)) {
+      if (!whole || !in_aligned) {
+        LaunchFewRows<kType, 1, false>(context, parts);
       } else if (rows <= 8) {
-        LaunchFewRows<kType, 1, true>(context, args);
+        LaunchFewRows<kType, 1, true>(context, parts);
       } else {
-        LaunchFewRows<kType, 4, true>(context, args);
+        LaunchFewRows<kType, 4, true>(context, parts);
       }
       return;
     }
     const auto launch = [&]<WeightPath kPath>() {
       if (rows <= 64) {
-        LaunchManyRows<kType, 64, kPath>(context, args, rows);
+        LaunchManyRows<kType, 64, kPath>(context, parts);
       } else {
-        LaunchManyRows<kType, 128, kPath>(context, args, rows);
+        LaunchManyRows<kType, 128, kPath>(context, parts);
       }
     };
     if constexpr (kBlocks) {
       launch.template operator()<WeightPath::kWhole>();
     } else if (!whole) {
-      LaunchManyRows<kType, 64, WeightPath::kAny>(context, args, rows);
+      LaunchManyRows<kType, 64, WeightPath::kAny>(context, parts);
     } else if constexpr (kType == DType::kBF16) {
       launch.template operator()<WeightPath::kCopied>();
     } else {

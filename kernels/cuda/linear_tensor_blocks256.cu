@@ -2,9 +2,9 @@
 
 namespace shoal::cuda {
 
-bool RunBlock256TensorProduct(LaunchContext& context,
-                              const GroupedProduct& product) {
-  return RunTensorProductOf<Block256Types>(context, product);
+bool RunBlock256TensorProducts(LaunchContext& context,
+                               const ProductParts& parts) {
+  return RunTensorProductsOf<Block256Types>(context, parts);
 }
 
 }  // namespace shoal::cuda

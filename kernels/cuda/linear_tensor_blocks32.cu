@@ -2,9 +2,9 @@
 
 namespace shoal::cuda {
 
-bool RunBlock32TensorProduct(LaunchContext& context,
-                             const GroupedProduct& product) {
-  return RunTensorProductOf<Block32Types>(context, product);
+bool RunBlock32TensorProducts(LaunchContext& context,
+                              const ProductParts& parts) {
+  return RunTensorProductsOf<Block32Types>(context, parts);
 }
 
 }  // namespace shoal::cuda

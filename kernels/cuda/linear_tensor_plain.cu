@@ -2,9 +2,8 @@
 
 namespace shoal::cuda {
 
-bool RunPlainTensorProduct(LaunchContext& context,
-                           const GroupedProduct& product) {
-  return RunTensorProductOf<HalfTypes>(context, product);
+bool RunPlainTensorProducts(LaunchContext& context, const ProductParts& parts) {
+  return RunTensorProductsOf<HalfTypes>(context, parts);
 }
 
 }  // namespace shoal::cuda

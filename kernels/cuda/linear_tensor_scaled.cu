@@ -2,9 +2,9 @@
 
 namespace shoal::cuda {
 
-bool RunScaledTensorProduct(LaunchContext& context,
-                            const GroupedProduct& product) {
-  return RunTensorProductOf<ScaledTypes>(context, product);
+bool RunScaledTensorProducts(LaunchContext& context,
+                             const ProductParts& parts) {
+  return RunTensorProductsOf<ScaledTypes>(context, parts);
 }
 
 }  // namespace shoal::cuda

@@ -292,25 +292,22 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   product.active = sorted.active;
   product.num_active = sorted.num_active;
   product.first_rows = sorted.first_rows;
-  const auto run = [&](const ExpertMatrices& matrices, const float* in,
-                       float* out) {
-    product.shape = matrices.shape;
-    product.groups = matrices.pointers;
-    product.in = in;
-    product.in_stride = matrices.shape.in_features;
-    product.out = out;
-    product.out_stride = matrices.shape.out_features;
-    RunProduct(context, product);
+  const auto with = [&](const ExpertMatrices& matrices, const float* in,
+                        float* out) {
+    GroupedProduct result = product;
+    result.shape = matrices.shape;
+    result.groups = matrices.pointers;
+    result.in = in;
+    result.in_stride = matrices.shape.in_features;
+    result.out = out;
+    result.out_stride = matrices.shape.out_features;
+    return result;
   };
   product.source_rows = sorted.choices;
   product.source_divisor = p.top_k;
-  product.shape = gate.shape;
-  product.in = p.in;
-  product.in_stride = hidden;
-  if (NeedsRoundedInput(product))
-    product.rounded = RoundInput(context, product);
-  run(gate, p.in, gates);
-  run(up, p.in, ups);
+  const GroupedProduct inputs[] = {with(gate, p.in, gates),
+                                   with(up, p.in, ups)};
+  RunProducts(context, inputs);
   SiluMulParams silu;
   silu.gate = gates;
   silu.up = ups;
@@ -321,8 +318,7 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   SiluMul(context, silu, sorted.first_rows + num_experts);
   product.source_rows = nullptr;
   product.source_divisor = 1;
-  product.rounded = RoundedInput();
-  run(down, gates, results);
+  RunProduct(context, with(down, gates, results));
   constexpr unsigned kThreads = 256;
   context.Launch(
       AddExpertsKernel,

@@ -9,12 +9,12 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/cache/paged_cache.h"
-#include "engine/sampling/sampler.h"
 
 namespace shoal {
 namespace {
 
 constexpr int32_t kMinBlockSize = 16;  // tokens
+constexpr int32_t kLogitsRows = 32;    // at a time, as the engine takes them
 
 // One batch's sequences, each with its own run of cache blocks.
 class Bench {
@@ -23,7 +23,7 @@ class Bench {
       : decoder_(decoder),
         kernels_(kernels),
         max_tokens_(max_tokens),
-        logits_(decoder_.config().vocab_size * 32) {}
+        logits_(decoder_.config().vocab_size * kLogitsRows) {}
 
   absl::StatusOr<EngineBenchResult> Run(const EngineBenchCase& work) {
     const auto& [batch, prompt, generate, no_prefill] = work;
@@ -104,15 +104,11 @@ class Bench {
   }
 
   absl::Status Choose(int32_t rows, int32_t* tokens) {
-    const int64_t vocab_size = decoder_.config().vocab_size;
-    for (int32_t first = 0; first < rows; first += 32) {
-      const int32_t count = std::min(32, rows - first);
-      absl::Status status = decoder_.Logits(first, count, logits_.data());
+    for (int32_t first = 0; first < rows; first += kLogitsRows) {
+      const int32_t count = std::min(kLogitsRows, rows - first);
+      absl::Status status =
+          decoder_.GreedyTokens(first, count, logits_.data(), tokens + first);
       if (!status.ok()) return status;
-      for (int32_t i = 0; i < count; ++i) {
-        tokens[first + i] = ArgMax(
-            {logits_.data() + i * vocab_size, static_cast<size_t>(vocab_size)});
-      }
     }
     return absl::OkStatus();
   }
