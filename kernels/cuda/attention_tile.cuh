@@ -68,7 +68,7 @@ struct TileShape {
     if (tensor) {
       return (kMaxRows * (half_stride(key_dim) + kWeightStride)) / 2 +
              step_halves() + kMaxRows * kScoreStride + 4 * kMaxRows +
-             4 * kStepKeys;
+             2 * kChunkKeys;
     }
     return rows() * query_stride() + kTileKeys * key_stride() +
            (shared_values ? 0 : kTileKeys * value_dim) + kTileKeys * kMaxRows +
@@ -171,6 +171,15 @@ class RowSoftmax {
   float max_[kRowsOfWarp], sum_[kRowsOfWarp];
   float total_max_[kRowsOfWarp], total_sum_[kRowsOfWarp];
 };
+
+// A warp copies a query row of `width`, zeros behind it up to `stride`.
+__device__ __forceinline__ void CopyQuery(const float* from, int32_t width,
+                                          int32_t stride, float* to) {
+#pragma unroll 6
+  for (int32_t d = threadIdx.x % kWarpSize; d < stride; d += kWarpSize) {
+    to[d] = d < width ? from[d] : 0;
+  }
+}
 
 class AttentionTile {
  public:

@@ -63,11 +63,10 @@ __global__ __launch_bounds__(kTileThreads, 1) void PagedAttentionKernel(
       return kv_head * a.group + (first_row + r) % a.group;
     };
     const int32_t stride = a.shape.query_stride();
-    for (int32_t i = threadIdx.x; i < num_rows * stride; i += kTileThreads) {
-      const int32_t r = i / stride;
-      const int32_t d = i % stride;
+    for (int32_t r = threadIdx.x / kWarpSize; r < num_rows; r += kTileWarps) {
       const int64_t row = int64_t{token_of(r)} * p.num_heads + head_of(r);
-      tile.queries()[i] = d < p.head_dim ? p.q[row * p.head_dim + d] : 0;
+      CopyQuery(p.q + row * p.head_dim, p.head_dim, stride,
+                tile.queries() + r * stride);
     }
     if (static_cast<int32_t>(threadIdx.x) < num_rows) {
       const int32_t r = static_cast<int32_t>(threadIdx.x);

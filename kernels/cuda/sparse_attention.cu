@@ -42,9 +42,8 @@ __global__ __launch_bounds__(kTileThreads, 1) void SparseAttentionKernel(
   const int32_t stride = a.shape.query_stride();
   const int32_t width = a.shape.key_dim;
   const float* q = a.q + (token * a.num_heads + first_head) * width;
-  for (int32_t i = threadIdx.x; i < num_rows * stride; i += kTileThreads) {
-    const int32_t d = i % stride;
-    tile.queries()[i] = d < width ? q[i / stride * width + d] : 0;
+  for (int32_t r = threadIdx.x / kWarpSize; r < num_rows; r += kTileWarps) {
+    CopyQuery(q + r * width, width, stride, tile.queries() + r * stride);
   }
   int32_t most = 0;
   for (int32_t s = 0; s < a.num_sources; ++s) {

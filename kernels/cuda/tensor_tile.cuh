@@ -35,6 +35,8 @@ class TensorTile {
     places_ = reinterpret_cast<int64_t*>(limits_ + kMaxRows);
     lane_ = static_cast<int>(threadIdx.x) % kWarpSize;
     warp_ = static_cast<int>(threadIdx.x) / kWarpSize;
+    key_pieces_.Set(shape.key_dim);
+    value_pieces_.Set(shape.value_dim);
   }
 
   // As floats, where keys will lie: rounded by Begin().
@@ -78,12 +80,16 @@ class TensorTile {
   __device__ __forceinline__ void AttendTo(const void* keys, const void* values,
                                            int32_t begin, int32_t end,
                                            float scale, const Places& places) {
+    for (int32_t i = threadIdx.x; i < end - begin; i += kTileThreads) {
+      places_[i] = places(begin + i);
+    }
+    __syncthreads();
     int buffer = 0;
-    Fetch(keys, values, begin, end, buffer, places);
+    Fetch(keys, values, 0, end - begin, buffer);
     for (int32_t first = begin; first < end; first += kStepKeys) {
       const int32_t next = first + kStepKeys;
       if (next < end) {
-        Fetch(keys, values, next, end, 1 - buffer, places);
+        Fetch(keys, values, next - begin, end - begin, 1 - buffer);
         WaitForCopies<1>();
       } else {
         WaitForCopies<0>();
@@ -179,37 +185,50 @@ class TensorTile {
                 : kStepKeys * shape_.half_stride(shape_.key_dim));
   }
 
-  // Has keys [first, first + kStepKeys) copied, zeros for those from `end` on:
-  // what lies in unwritten cache may be NaN.
-  template <typename Places>
+  // A thread's share of rows of pieces of 16 bytes, which all threads take in
+  // turn: where it begins and how far its next one is, without divisions.
+  struct Pieces {
+    int32_t width, in_row, first_row, first_piece, rows_on, pieces_on;
+
+    __device__ __forceinline__ void Set(int32_t row_width) {
+      width = row_width;
+      in_row = row_width / 8;
+      first_row = static_cast<int32_t>(threadIdx.x) / in_row;
+      first_piece = static_cast<int32_t>(threadIdx.x) % in_row;
+      rows_on = kTileThreads / in_row;
+      pieces_on = kTileThreads % in_row;
+    }
+  };
+
+  // Has the chunk's keys [first, first + kStepKeys) copied, zeros for those
+  // from `count` on: what lies in unwritten cache may be NaN.
   __device__ __forceinline__ void Fetch(const void* keys_from,
                                         const void* values_from, int32_t first,
-                                        int32_t end, int buffer,
-                                        const Places& places) {
-    const auto thread = static_cast<int32_t>(threadIdx.x);
-    int64_t* rows = places_ + buffer * kStepKeys;
-    if (thread < kStepKeys) {
-      rows[thread] = first + thread < end ? places(first + thread) : -1;
-    }
-    __syncthreads();
-    FetchRows(keys_from, rows, shape_.key_dim, keys(buffer));
+                                        int32_t count, int buffer) {
+    FetchRows(keys_from, key_pieces_, first, count, keys(buffer));
     if (!shape_.shared_values) {
-      FetchRows(values_from, rows, shape_.value_dim, values(buffer));
+      FetchRows(values_from, value_pieces_, first, count, values(buffer));
     }
     CommitCopies();
   }
   __device__ __forceinline__ void FetchRows(const void* from,
-                                            const int64_t* rows, int32_t width,
-                                            uint16_t* to) {
-    const int32_t pieces = width / 8;
-    const int32_t stride = shape_.half_stride(width);
+                                            const Pieces& pieces, int32_t first,
+                                            int32_t count, uint16_t* to) {
+    const int32_t stride = shape_.half_stride(pieces.width);
     const auto* halves = static_cast<const uint16_t*>(from);
-    for (int32_t i = threadIdx.x; i < kStepKeys * pieces; i += kTileThreads) {
-      const int32_t row = i / pieces;
-      const int32_t at = i % pieces * 8;
-      const int64_t place = rows[row];
-      CopyAsync16(to + row * stride + at,
-                  halves + (place < 0 ? 0 : place * width + at), place < 0);
+    int32_t row = pieces.first_row;
+    int32_t piece = pieces.first_piece;
+    while (row < kStepKeys) {
+      const bool there = first + row < count;
+      const int64_t place = there ? places_[first + row] * pieces.width : 0;
+      CopyAsync16(to + row * stride + piece * 8, halves + place + piece * 8,
+                  !there);
+      row += pieces.rows_on;
+      piece += pieces.pieces_on;
+      if (piece >= pieces.in_row) {
+        piece -= pieces.in_row;
+        ++row;
+      }
     }
   }
 
@@ -226,16 +245,32 @@ class TensorTile {
     const int key =
         first_key + lane_ % 8 + (row_tiles_ == 2 ? lane_ / 16 * 8 : 0);
     const uint16_t* b_row = keys(buffer) + key * stride + lane_ / 8 % 2 * 8;
-    float sums[2][4] = {};
-    for (int32_t d = 0; d < shape_.key_dim; d += 16) {
-      uint32_t a[4], b[4];
-      LoadTiles4<false>(a_row + d, a);
-      LoadTiles4<false>(b_row + d, b);
-      const uint32_t left[2] = {b[0], b[1]};
-      MultiplyTile(a, left, sums[0]);
-      if (row_tiles_ == 2) {
-        const uint32_t right[2] = {b[2], b[3]};
-        MultiplyTile(a, right, sums[1]);
+    // Four sums a dot, so that products need not wait for each other.
+    constexpr int kChains = 4;
+    float chains[kChains][2][4] = {};
+    for (int32_t base = 0; base < shape_.key_dim; base += 16 * kChains) {
+#pragma unroll
+      for (int c = 0; c < kChains; ++c) {
+        const int32_t d = base + 16 * c;
+        if (d >= shape_.key_dim) continue;
+        uint32_t a[4], b[4];
+        LoadTiles4<false>(a_row + d, a);
+        LoadTiles4<false>(b_row + d, b);
+        const uint32_t left[2] = {b[0], b[1]};
+        MultiplyTile(a, left, chains[c][0]);
+        if (row_tiles_ == 2) {
+          const uint32_t right[2] = {b[2], b[3]};
+          MultiplyTile(a, right, chains[c][1]);
+        }
+      }
+    }
+    float sums[2][4];
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        sums[n][i] = (chains[0][n][i] + chains[1][n][i]) +
+                     (chains[2][n][i] + chains[3][n][i]);
       }
     }
 #pragma unroll
@@ -342,7 +377,8 @@ class TensorTile {
   float* shrinks_;     // [kMaxRows]
   float* factors_;     // [2, kMaxRows]
   int32_t* limits_;    // [kMaxRows]
-  int64_t* places_;    // two of [kStepKeys], in rows; -1: no key
+  int64_t* places_;    // [kChunkKeys], in rows
+  Pieces key_pieces_, value_pieces_;
   int lane_, warp_;
   int32_t num_rows_ = 0, row_tiles_ = 1, most_keys_ = 0;
   RowSoftmax softmax_;
