@@ -183,6 +183,8 @@ __device__ __forceinline__ void CopyQuery(const float* from, int32_t width,
 
 class AttentionTile {
  public:
+  static constexpr int kBlocks = 1;  // see TensorTile
+
   // `shared`: shape.shared_floats() floats, 16-byte aligned.
   __device__ __forceinline__ AttentionTile(const TileShape& shape,
                                            float* shared)

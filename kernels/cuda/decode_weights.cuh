@@ -31,6 +31,14 @@ __device__ __forceinline__ float E4M3(uint8_t byte) {
                                  : WidenF16(bits) * 256.0f;
 }
 
+// code - kOffset, exactly: conversions of integers are slow.
+template <int kOffset>
+__device__ __forceinline__ float CodeToFloat(int code) {
+  constexpr float kTwo23 = 8388608.0f;  // the last bit of its mantissa is 1
+  return __uint_as_float(0x4b000000u | static_cast<uint32_t>(code)) -
+         (kTwo23 + kOffset);
+}
+
 // By its magnitude and its sign, so that there is a -0.
 __device__ __forceinline__ float E2M1(int nibble) {
   return __uint_as_float(__float_as_uint(kFp4Doubled[nibble & 7] * 0.5f) |
@@ -272,13 +280,15 @@ __device__ __forceinline__ void Decode(const WeightUnit<kType>& unit, int64_t k,
 #pragma unroll
     for (int i = 0; i < kUnit; ++i) {
       const int nibble = byte(i) >> shift & 15;
-      w[i] = d * (kType == DType::kQ4_0 ? nibble - 8 : kIq4Levels[nibble]);
+      w[i] = d * (kType == DType::kQ4_0 ? CodeToFloat<8>(nibble)
+                                        : kIq4Levels[nibble]);
     }
   } else if constexpr (kType == DType::kQ4_1) {
     const float d = half(unit.scale);
     const float m = half(unit.min);
 #pragma unroll
-    for (int i = 0; i < kUnit; ++i) w[i] = d * (byte(i) >> shift & 15) + m;
+    for (int i = 0; i < kUnit; ++i)
+      w[i] = d * CodeToFloat<0>(byte(i) >> shift & 15) + m;
   } else if constexpr (kType == DType::kQ5_0 || kType == DType::kQ5_1) {
     constexpr bool kMin = kType == DType::kQ5_1;
     const float d = half(unit.scale);
@@ -288,19 +298,20 @@ __device__ __forceinline__ void Decode(const WeightUnit<kType>& unit, int64_t k,
     for (int i = 0; i < kUnit; ++i) {
       const int code =
           (byte(i) >> shift & 15) | static_cast<int>(fifth >> i & 1) << 4;
-      w[i] = kMin ? d * code + m : d * (code - 16);
+      w[i] = kMin ? d * CodeToFloat<0>(code) + m : d * CodeToFloat<16>(code);
     }
   } else if constexpr (kType == DType::kQ8_0) {
     const float d = half(unit.scale);
 #pragma unroll
-    for (int i = 0; i < kUnit; ++i) w[i] = d * static_cast<int8_t>(byte(i));
+    for (int i = 0; i < kUnit; ++i) w[i] = d * CodeToFloat<128>(byte(i) ^ 0x80);
   } else if constexpr (kType == DType::kQ2_K) {
     const float scale =
         half(unit.scale) * static_cast<int>(unit.sub_scale & 15);
     const float min = half(unit.min) * static_cast<int>(unit.sub_scale >> 4);
     const int pair = 2 * (at % 128 / 32);
 #pragma unroll
-    for (int i = 0; i < kUnit; ++i) w[i] = scale * (byte(i) >> pair & 3) - min;
+    for (int i = 0; i < kUnit; ++i)
+      w[i] = scale * CodeToFloat<0>(byte(i) >> pair & 3) - min;
   } else if constexpr (kType == DType::kQ3_K) {
     const int s = at / 16;
     const int low = static_cast<int>(unit.sub_scale >> (s < 8 ? 0 : 4) & 15);
@@ -326,7 +337,7 @@ __device__ __forceinline__ void Decode(const WeightUnit<kType>& unit, int64_t k,
     for (int i = 0; i < kUnit; ++i) {
       int code = byte(i) >> nibble & 15;
       if (kType == DType::kQ5_K) code |= (high_byte(i) >> (at / 32) & 1) << 4;
-      w[i] = scale * code - min;
+      w[i] = scale * CodeToFloat<0>(code) - min;
     }
   } else if constexpr (kType == DType::kQ6_K) {
     const int j = at % 128 / 32;
@@ -335,7 +346,7 @@ __device__ __forceinline__ void Decode(const WeightUnit<kType>& unit, int64_t k,
     for (int i = 0; i < kUnit; ++i) {
       const int code = (byte(i) >> (j < 2 ? 0 : 4) & 15) |
                        (high_byte(i) >> (2 * j) & 3) << 4;
-      w[i] = scale * (code - 32);
+      w[i] = scale * CodeToFloat<32>(code);
     }
   } else {
     static_assert(kType == DType::kIQ4_XS);
@@ -353,6 +364,63 @@ __device__ __forceinline__ void Decode(const WeightUnit<kType>& unit, int64_t k,
     for (int i = 0; i < kUnit; ++i) w[i] *= unit.factor;
   }
 }
+
+// Types whose blocks of 32 a lane reads as one.
+template <DType kType>
+inline constexpr bool kHasBlocks32 =
+    kType == DType::kQ4_0 || kType == DType::kQ4_1 || kType == DType::kQ5_0 ||
+    kType == DType::kQ5_1 || kType == DType::kQ8_0 || kType == DType::kIQ4_NL;
+
+// A whole block of 32 weights as it was loaded, by words.
+template <DType kType>
+struct WeightBlock {
+  static constexpr bool kFive = kType == DType::kQ5_0 || kType == DType::kQ5_1;
+  static constexpr bool kMin = kType == DType::kQ4_1 || kType == DType::kQ5_1;
+  static constexpr int kCodes = kType == DType::kQ8_0 ? 8 : 4;
+  static constexpr int kBody = kCodes + (kFive ? 1 : 0);
+  static constexpr int kBytes = (kMin ? 4 : 2) + 4 * kBody;
+
+  uint32_t scales;       // the scale, and the minimum in the upper half
+  uint32_t body[kBody];  // what follows: fifth bits, codes
+
+  // Block number `index` of the row that begins at `row`, an even address; of
+  // types with a minimum a multiple of four.
+  __device__ __forceinline__ void Fetch(const uint8_t* row, uint32_t index) {
+    const uint8_t* at = row + index * kBytes;
+    if constexpr (kMin) {
+      const auto* words = reinterpret_cast<const uint32_t*>(at);
+      scales = words[0];
+#pragma unroll
+      for (int i = 0; i < kBody; ++i) body[i] = words[i + 1];
+    } else {
+      // Two bytes of a scale bring the rest across the edges of words.
+      const bool odd = (reinterpret_cast<uintptr_t>(at) & 2) != 0;
+      const auto* words = reinterpret_cast<const uint32_t*>(at - (odd ? 2 : 0));
+      uint32_t w[kBody + 1];
+#pragma unroll
+      for (int i = 0; i < kBody; ++i) w[i] = words[i];
+      // Nothing is read past the block.
+      w[kBody] = odd ? words[kBody] : decode::Load16(at + 4 * kBody);
+      scales = odd ? w[0] >> 16 : w[0] & 0xffff;
+#pragma unroll
+      for (int i = 0; i < kBody; ++i) {
+        body[i] = odd ? w[i + 1] : w[i] >> 16 | w[i + 1] << 16;
+      }
+    }
+  }
+
+  // The weights from 8 · j on.
+  __device__ __forceinline__ WeightUnit<kType> Unit(int j) const {
+    WeightUnit<kType> unit;
+    unit.scale = scales & 0xffff;
+    if (kMin) unit.min = scales >> 16;
+    if (kFive) unit.high[0] = body[0];
+    const int first = kCodes == 8 ? 2 * j : 2 * (j % 2);
+    unit.codes[0] = body[kBody - kCodes + first];
+    unit.codes[1] = body[kBody - kCodes + first + 1];
+    return unit;
+  }
+};
 
 // A row of a matrix, read in units of eight.
 template <DType kType>
@@ -375,12 +443,16 @@ struct WeightRow {
     }
   }
 
-  // Weights [k, k + 8), zeros past the end. kWhole: none are, and rows are
-  // aligned. REQUIRES: k a multiple of 8; below in_features.
+  // Weights [k, k + 8). Past the end: zeros, or, of a type that has blocks, any
+  // weights. kWhole: none are, and rows are aligned. REQUIRES: k a multiple of
+  // 8.
   template <bool kWhole>
   __device__ __forceinline__ WeightUnit<kType> Fetch(const WeightLayout& layout,
                                                      int64_t k) const {
     WeightUnit<kType> unit;
+    if constexpr (!kWhole && kHasBlocks32<kType>) {
+      if (k >= layout.in_features) k = layout.in_features - 32 + k % 32;
+    }
     const int64_t left = layout.in_features - k;
     const int count = left < kUnit ? static_cast<int>(left) : kUnit;
     decode::FetchCodes<kType, kWhole>(data, k, count, layout.aligned, unit);

@@ -2,11 +2,14 @@
 // in f32. Two kernels, for the few rows of a decode step and for the many of a
 // prefill. Both add up a value alike, to the bit: the width is cut into eight
 // segments, a segment into steps of 32 and a step into two tiles of 16; the
-// segments' sums are added in order. Both have loads of several steps under
-// way. Included by linear_tensor_<types>.cu only.
+// segments' sums are added in order. A step of a type with blocks of 32 has
+// eight weights of each of four blocks, so that a lane can read its block at
+// once. Both have loads of several steps under way. Included by
+// linear_tensor_<types>.cu only.
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/tensor_core.cuh"
@@ -94,9 +97,28 @@ __device__ __forceinline__ void MultiplyStep(const uint4& upper,
   }
 }
 
-__device__ __forceinline__ int64_t SegmentWidth(int64_t width) {
-  constexpr int64_t kUnitOfSegments = kSegments * kStep;
-  return (width + kUnitOfSegments - 1) / kUnitOfSegments * kStep;
+// Steps that share the blocks they read.
+template <DType kType>
+inline constexpr int kStepsOfBlocks = kHasBlocks32<kType> ? 4 : 1;
+
+// Where unit `unit` (of four) of a step begins in the width.
+template <DType kType>
+__device__ __forceinline__ int64_t UnitAt(int64_t step, int unit) {
+  constexpr int kTogether = kStepsOfBlocks<kType>;
+  return step / kTogether * kTogether * kStep + unit * kTogether * kUnit +
+         step % kTogether * kUnit;
+}
+
+// Steps of a width, and of one of its segments.
+template <DType kType>
+__device__ __forceinline__ int64_t NumSteps(int64_t width) {
+  constexpr int64_t kTogether = kStepsOfBlocks<kType>;
+  return (width + kTogether * kStep - 1) / (kTogether * kStep) * kTogether;
+}
+template <DType kType>
+__device__ __forceinline__ int64_t SegmentSteps(int64_t num_steps) {
+  constexpr int64_t kTogether = kStepsOfBlocks<kType> * kSegments;
+  return (num_steps + kTogether - 1) / kTogether * kStepsOfBlocks<kType>;
 }
 
 // What one launch computes: the tiles of features of its parts one after the
@@ -132,7 +154,10 @@ __global__ __launch_bounds__(
         : 1) void FewRowsKernel(const __grid_constant__ ProductSet set) {
   constexpr int kFeatureTiles = 2;
   constexpr int kValues = kFeatureTiles * kRowTiles * 4;
-  constexpr int kAhead = kRowTiles == 1 ? 4 : 2;  // steps under way
+  constexpr bool kBlocks = kHasBlocks32<kType>;
+  // Steps whose weights, and whose inputs, are under way.
+  constexpr int kAhead = kBlocks || kRowTiles == 1 ? 4 : 2;
+  constexpr int kInputsAhead = kRowTiles == 1 ? 4 : 2;
   __shared__ float partial[kSegments][kValues][kWarpSize];
   int32_t tile;
   const ProductArgs& args = set.parts[set.Part(&tile)];
@@ -154,9 +179,11 @@ __global__ __launch_bounds__(
     }
   }
   const int64_t width = p.shape.in_features;
-  const int64_t segment = SegmentWidth(width);
+  const int64_t num_steps = NumSteps<kType>(width);
+  const int64_t segment = SegmentSteps<kType>(num_steps);
   const int64_t end =
-      warp * segment + segment < width ? warp * segment + segment : width;
+      (warp + 1) * segment < num_steps ? (warp + 1) * segment : num_steps;
+  const int unit = lane % 4;
 
   for (int64_t first = int64_t{blockIdx.x} * kRowTiles * 8; first < rows.count;
        first += int64_t{gridDim.x} * kRowTiles * 8) {
@@ -167,38 +194,61 @@ __global__ __launch_bounds__(
               rows.group * p.in_group_stride;
     }
     float sums[kFeatureTiles][kRowTiles][4] = {};
-    for (int64_t base = warp * segment; base < end; base += kAhead * kStep) {
-      WeightUnit<kType> units[kAhead][kFeatureTiles][2];
-      float x[kAhead][kRowTiles][kUnit];
+    for (int64_t base = warp * segment; base < end; base += kAhead) {
+      std::conditional_t<kBlocks, WeightBlock<kType>, WeightUnit<kType>>
+          weights[kBlocks ? 1 : kAhead][kFeatureTiles][2];
 #pragma unroll
-      for (int s = 0; s < kAhead; ++s) {
-        if (base + s * kStep >= end) continue;
-        const int64_t k = base + s * kStep + lane % 4 * kUnit;
+      for (int s = 0; s < (kBlocks ? 1 : kAhead); ++s) {
+        if (base + s >= end) continue;
+        const int64_t k = UnitAt<kType>(base + s, unit);
 #pragma unroll
         for (int m = 0; m < kFeatureTiles; ++m) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            units[s][m][half] =
-                features[m][half].template Fetch<kWhole>(args.layout, k);
+            if constexpr (kBlocks) {
+              weights[s][m][half].Fetch(
+                  features[m][half].data,
+                  static_cast<uint32_t>(kWhole || k < width ? k : width - 32) /
+                      32);
+            } else {
+              weights[s][m][half] =
+                  features[m][half].template Fetch<kWhole>(args.layout, k);
+            }
           }
-        }
-#pragma unroll
-        for (int j = 0; j < kRowTiles; ++j) {
-          LoadInput8<kWhole>(in[j], k, width, args.in_aligned, x[s][j]);
         }
       }
 #pragma unroll
-      for (int s = 0; s < kAhead; ++s) {
-        if (base + s * kStep >= end) continue;
-        const int64_t k = base + s * kStep + lane % 4 * kUnit;
-        uint4 b[kRowTiles];
+      for (int begin = 0; begin < kAhead; begin += kInputsAhead) {
+        float x[kInputsAhead][kRowTiles][kUnit];
 #pragma unroll
-        for (int j = 0; j < kRowTiles; ++j) b[j] = Pack8(x[s][j]);
+        for (int s = begin; s < begin + kInputsAhead; ++s) {
+          if (base + s >= end) continue;
 #pragma unroll
-        for (int m = 0; m < kFeatureTiles; ++m) {
-          const uint4 upper = DecodeBF16(units[s][m][0], k);
-          const uint4 lower = DecodeBF16(units[s][m][1], k);
-          MultiplyStep(upper, lower, b, sums[m]);
+          for (int j = 0; j < kRowTiles; ++j) {
+            LoadInput8<kWhole>(in[j], UnitAt<kType>(base + s, unit), width,
+                               args.in_aligned, x[s - begin][j]);
+          }
+        }
+#pragma unroll
+        for (int s = begin; s < begin + kInputsAhead; ++s) {
+          if (base + s >= end) continue;
+          const int64_t k = UnitAt<kType>(base + s, unit);
+          uint4 b[kRowTiles];
+#pragma unroll
+          for (int j = 0; j < kRowTiles; ++j) b[j] = Pack8(x[s - begin][j]);
+#pragma unroll
+          for (int m = 0; m < kFeatureTiles; ++m) {
+            uint4 rows_of_tile[2];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              if constexpr (kBlocks) {
+                rows_of_tile[half] = DecodeBF16(weights[0][m][half].Unit(s), k);
+              } else {
+                rows_of_tile[half] = DecodeBF16(weights[s][m][half], k);
+              }
+            }
+            MultiplyStep(rows_of_tile[0], rows_of_tile[1], b, sums[m]);
+          }
         }
       }
     }
@@ -229,12 +279,13 @@ template <int kRows>
 struct ManyRowsShape {
   static constexpr int kFeatures = 128;
   static constexpr int kThreads = 2 * kRows;
-  static constexpr int kStages = 4;             // steps in shared memory
+  static constexpr int kStages = 3;  // of two steps each, in shared memory
+  static constexpr int kSteps = 2 * kStages;
   static constexpr int kUnits = kStep / kUnit;  // of a row of a tile
   static constexpr int kWeightUnits = kFeatures * kUnits;
   static constexpr int kInputUnits = kRows * kUnits;
   static constexpr size_t kSharedBytes =
-      kStages * (kWeightUnits + kInputUnits) * sizeof(uint4);
+      kSteps * (kWeightUnits + kInputUnits) * sizeof(uint4);
 };
 
 // Many rows: a thread block computes 128 features of kRows rows, a warp 64 of
@@ -251,7 +302,7 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
   constexpr int kWeightsOfThread = Shape::kWeightUnits / Shape::kThreads;
   constexpr int kInputsOfThread = Shape::kInputUnits / Shape::kThreads;
   auto* const a_tiles = reinterpret_cast<uint4*>(DynamicShared());
-  uint4* const b_tiles = a_tiles + kStages * Shape::kWeightUnits;
+  uint4* const b_tiles = a_tiles + Shape::kSteps * Shape::kWeightUnits;
   int32_t tile;
   const ProductArgs& args = set.parts[set.Part(&tile)];
   const GroupedProduct& p = args.p;
@@ -264,8 +315,9 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
       p.groups != nullptr ? p.groups[rows.group] : p.one;
   const int64_t first_feature = int64_t{tile} * Shape::kFeatures;
   const int64_t width = p.shape.in_features;
-  const auto num_steps = static_cast<int32_t>((width + kStep - 1) / kStep);
-  const auto segment_steps = static_cast<int32_t>(SegmentWidth(width) / kStep);
+  const auto num_steps = static_cast<int32_t>(NumSteps<kType>(width));
+  const auto segment_steps =
+      static_cast<int32_t>(SegmentSteps<kType>(num_steps));
   // Of a step a thread brings eight neighbours of some rows.
   const int unit = thread % kUnits;
   WeightRow<kType> features[kWeightsOfThread];
@@ -281,30 +333,29 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
 #pragma unroll
     for (int i = 0; i < kInputsOfThread; ++i) {
       const int row = (thread + i * Shape::kThreads) / kUnits;
-      in[i] =
-          p.rounded.data +
-          (rows.group * p.rounded.group_rows + rows.Source(p, first + row)) *
-              p.rounded.width +
-          unit * kUnit;
+      in[i] = p.rounded.data + (rows.group * p.rounded.group_rows +
+                                rows.Source(p, first + row)) *
+                                   p.rounded.width;
     }
     WeightUnit<kType> pending[kWeightsOfThread] = {};
-    const auto copy = [&](int32_t step) {
-      if (step < num_steps) {
-        const int stage = step % kStages;
+    const auto copy = [&](int32_t stage) {
+#pragma unroll
+      for (int32_t step = 2 * stage; step < 2 * stage + 2; ++step) {
+        if (step >= num_steps) continue;
+        const int slot = step % Shape::kSteps;
+        const int64_t k = UnitAt<kType>(step, unit);
 #pragma unroll
         for (int i = 0; i < kInputsOfThread; ++i) {
-          CopyAsync16(b_tiles + stage * Shape::kInputUnits + thread +
+          CopyAsync16(b_tiles + slot * Shape::kInputUnits + thread +
                           i * Shape::kThreads,
-                      in[i] + int64_t{step} * kStep, false);
+                      in[i] + k, false);
         }
         if constexpr (kPath == WeightPath::kCopied) {
 #pragma unroll
           for (int i = 0; i < kWeightsOfThread; ++i) {
-            CopyAsync16(
-                a_tiles + stage * Shape::kWeightUnits + thread +
-                    i * Shape::kThreads,
-                features[i].data + 2 * (int64_t{step} * kStep + unit * kUnit),
-                false);
+            CopyAsync16(a_tiles + slot * Shape::kWeightUnits + thread +
+                            i * Shape::kThreads,
+                        features[i].data + 2 * k, false);
           }
         }
       }
@@ -316,7 +367,7 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
 #pragma unroll
         for (int i = 0; i < kWeightsOfThread; ++i) {
           pending[i] = features[i].template Fetch<kPath == WeightPath::kWhole>(
-              args.layout, int64_t{step} * kStep + unit * kUnit);
+              args.layout, UnitAt<kType>(step, unit));
         }
       }
     };
@@ -325,9 +376,9 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
         if (step >= num_steps) return;
 #pragma unroll
         for (int i = 0; i < kWeightsOfThread; ++i) {
-          a_tiles[step % kStages * Shape::kWeightUnits + thread +
+          a_tiles[step % Shape::kSteps * Shape::kWeightUnits + thread +
                   i * Shape::kThreads] =
-              DecodeBF16(pending[i], int64_t{step} * kStep + unit * kUnit);
+              DecodeBF16(pending[i], UnitAt<kType>(step, unit));
         }
       }
     };
@@ -336,8 +387,10 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
     const int b_at = (warp / 2 * 32 + lane / 4) * kUnits + lane % 4;
     float sums[4][4][4] = {};
     const auto multiply = [&](int32_t step) {
-      const uint4* a = a_tiles + step % kStages * Shape::kWeightUnits + a_at;
-      const uint4* b = b_tiles + step % kStages * Shape::kInputUnits + b_at;
+      const uint4* a =
+          a_tiles + step % Shape::kSteps * Shape::kWeightUnits + a_at;
+      const uint4* b =
+          b_tiles + step % Shape::kSteps * Shape::kInputUnits + b_at;
       uint4 columns[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) columns[j] = b[8 * j * kUnits];
@@ -349,30 +402,35 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
     };
 
     float totals[4][4][4] = {};
-    for (int32_t step = 0; step < kStages - 1; ++step) {
-      copy(step);
+    constexpr int32_t kAhead = 2 * (kStages - 1);  // steps
+    for (int32_t stage = 0; stage < kStages - 1; ++stage) copy(stage);
+    for (int32_t step = 0; step < kAhead; ++step) {
       fetch(step);
       decode(step);
     }
-    fetch(kStages - 1);
+    fetch(kAhead);
     int32_t segment_end = segment_steps;
-    for (int32_t step = 0; step < num_steps; ++step) {
+    for (int32_t stage = 0; 2 * stage < num_steps; ++stage) {
       WaitForCopies<kStages - 2>();
       __syncthreads();
-      copy(step + kStages - 1);
-      decode(step + kStages - 1);
-      fetch(step + kStages);
-      multiply(step);
-      if (step + 1 < segment_end && step + 1 < num_steps) continue;
-      segment_end += segment_steps;
+      copy(stage + kStages - 1);
 #pragma unroll
-      for (int m = 0; m < 4; ++m) {
+      for (int32_t step = 2 * stage; step < 2 * stage + 2; ++step) {
+        if (step >= num_steps) continue;
+        decode(step + kAhead);
+        fetch(step + kAhead + 1);
+        multiply(step);
+        if (step + 1 < segment_end && step + 1 < num_steps) continue;
+        segment_end += segment_steps;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
+        for (int m = 0; m < 4; ++m) {
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            totals[m][j][i] += sums[m][j][i];
-            sums[m][j][i] = 0;
+          for (int j = 0; j < 4; ++j) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+              totals[m][j][i] += sums[m][j][i];
+              sums[m][j][i] = 0;
+            }
           }
         }
       }
@@ -442,14 +500,15 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts) {
   const GroupedProduct& first = parts.front();
   return Types::Dispatch(first.shape.dtype, [&]<DType kType>() {
     const int64_t rows = RowsOfGroup(first);
-    // Blocks of 32 and more are whole steps, and read by the byte.
-    constexpr bool kBlocks = !kHasSeparateScales<kType> &&
-                             kType != DType::kF16 && kType != DType::kBF16;
+    // Larger blocks are whole steps, and read by the byte.
+    constexpr bool kLargeBlocks = !kHasSeparateScales<kType> &&
+                                  !kHasBlocks32<kType> &&
+                                  kType != DType::kF16 && kType != DType::kBF16;
     bool whole = true, in_aligned = true;
     for (const GroupedProduct& part : parts) {
       const ProductArgs args = MakeProductArgs(part);
-      whole &= part.shape.in_features % kStep == 0 &&
-               (kBlocks || args.layout.aligned);
+      whole &= part.shape.in_features % (kStepsOfBlocks<kType> * kStep) == 0 &&
+               (kLargeBlocks || kHasBlocks32<kType> || args.layout.aligned);
       in_aligned &= args.in_aligned;
     }
     if (!NeedsRoundedInput(first)) {
@@ -469,7 +528,7 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts) {
         LaunchManyRows<kType, 128, kPath>(context, parts);
       }
     };
-    if constexpr (kBlocks) {
+    if constexpr (kLargeBlocks) {
       launch.template operator()<WeightPath::kWhole>();
     } else if (!whole) {
       LaunchManyRows<kType, 64, WeightPath::kAny>(context, parts);

@@ -35,7 +35,8 @@ __device__ __forceinline__ int64_t PartialAt(const PagedArgs& a, int64_t seq,
 }
 
 template <typename Tile>
-__global__ __launch_bounds__(kTileThreads, 1) void PagedAttentionKernel(
+__global__
+__launch_bounds__(kTileThreads, Tile::kBlocks) void PagedAttentionKernel(
     const __grid_constant__ PagedArgs a) {
   const PagedAttentionParams& p = a.p;
   Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));

@@ -6,7 +6,7 @@ namespace shoal::cuda {
 namespace {
 
 constexpr unsigned kThreads = 128;
-constexpr int64_t kWidthUnit = 32;  // a step of the products
+constexpr int64_t kWidthUnit = 128;  // whole steps of the products
 
 struct RoundArgs {
   const float* in;

@@ -32,7 +32,8 @@ struct SparseArgs {
 
 // Grid: tokens, tiles of heads.
 template <typename Tile>
-__global__ __launch_bounds__(kTileThreads, 1) void SparseAttentionKernel(
+__global__
+__launch_bounds__(kTileThreads, Tile::kBlocks) void SparseAttentionKernel(
     const __grid_constant__ SparseArgs a) {
   Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
   const int64_t token = blockIdx.x;

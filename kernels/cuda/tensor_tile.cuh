@@ -21,6 +21,9 @@ namespace shoal::cuda {
 template <int kColumnTiles>
 class TensorTile {
  public:
+  // Thread blocks that a multiprocessor should have room for.
+  static constexpr int kBlocks = kColumnTiles <= 2 ? 2 : 1;
+
   // `shared`: shape.shared_floats() floats, 16-byte aligned.
   __device__ __forceinline__ TensorTile(const TileShape& shape, float* shared)
       : shape_(shape) {
