@@ -172,18 +172,20 @@ class RowSoftmax {
   float total_max_[kRowsOfWarp], total_sum_[kRowsOfWarp];
 };
 
-// A warp copies a query row of `width`, zeros behind it up to `stride`.
-__device__ __forceinline__ void CopyQuery(const float* from, int32_t width,
-                                          int32_t stride, float* to) {
-#pragma unroll 6
-  for (int32_t d = threadIdx.x % kWarpSize; d < stride; d += kWarpSize) {
-    to[d] = d < width ? from[d] : 0;
+// Values [d, d + 4) of a row of `width`, zeros past its end.
+__device__ __forceinline__ float4 LoadQuery4(const float* row, int32_t d,
+                                             int32_t width) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 == 0 && d + 4 <= width) {
+    return *reinterpret_cast<const float4*>(row + d);
   }
+  return {d < width ? row[d] : 0, d + 1 < width ? row[d + 1] : 0,
+          d + 2 < width ? row[d + 2] : 0, d + 3 < width ? row[d + 3] : 0};
 }
 
 class AttentionTile {
  public:
-  static constexpr int kBlocks = 1;  // see TensorTile
+  // Thread blocks that a multiprocessor should have room for.
+  static constexpr unsigned kBlocks = 1;
 
   // `shared`: shape.shared_floats() floats, 16-byte aligned.
   __device__ __forceinline__ AttentionTile(const TileShape& shape,
@@ -206,9 +208,15 @@ class AttentionTile {
 
   // Keys that row r sees: written before Begin().
   __device__ __forceinline__ int32_t& limit(int32_t r) { return limits_[r]; }
-  // Query rows, query_stride() apart, zeros behind each; written before
-  // Begin().
-  __device__ __forceinline__ float* queries() { return queries_; }
+  // Query row r is `from` [key_dim]. All of a warp call it, before Begin().
+  __device__ __forceinline__ void SetQuery(int32_t r, const float* from) {
+    const int32_t stride = shape_.query_stride();
+    for (int32_t d = threadIdx.x % kWarpSize * 4; d < stride;
+         d += 4 * kWarpSize) {
+      *reinterpret_cast<float4*>(queries_ + r * stride + d) =
+          LoadQuery4(from, d, shape_.key_dim);
+    }
+  }
 
   // Starts with `num_rows` rows, nothing attended to.
   __device__ __forceinline__ void Begin(int32_t num_rows) {
@@ -283,10 +291,11 @@ class AttentionTile {
     Reset(acc_);
   }
 
-  // Calls write(row, column, value of the total divided by its sum).
+  // Writes each row's total, divided by its sum, to row_of(row) [value_dim].
   // sink(row) gives what joins the sum without a value, or minus infinity.
-  template <typename Sink, typename Write>
-  __device__ __forceinline__ void Finish(const Sink& sink, const Write& write) {
+  template <typename Sink, typename RowOf>
+  __device__ __forceinline__ void Finish(const Sink& sink,
+                                         const RowOf& row_of) {
     const float* factors = weights_;
     softmax_.Finish(num_rows_, sink, weights_);
     __syncthreads();
@@ -294,34 +303,23 @@ class AttentionTile {
     for (int j = 0; j < kRowsOfThread; ++j) {
       if (j < my_rows_) {
         const int32_t r = first_row_ + j;
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int32_t column = column_ + c * kTileThreads;
-          if (column < shape_.value_dim) {
-            write(r, column, total_[c][j] * factors[r] / factors[kMaxRows + r]);
-          }
-        }
+        Write(total_, j, row_of(r),
+              [&](float x) { return x * factors[r] / factors[kMaxRows + r]; });
       }
     }
     __syncthreads();
   }
 
-  // The open chunk as it is: write_value(row, column, sum of weighted values),
+  // Writes the open chunk's sums of weighted values to row_of(row) [value_dim]:
   // write_state(row, largest score, sum of weights).
-  template <typename WriteValue, typename WriteState>
-  __device__ __forceinline__ void TakeChunk(const WriteValue& write_value,
+  template <typename RowOf, typename WriteState>
+  __device__ __forceinline__ void TakeChunk(const RowOf& row_of,
                                             const WriteState& write_state) {
     softmax_.TakeChunk(num_rows_, write_state);
 #pragma unroll
     for (int j = 0; j < kRowsOfThread; ++j) {
       if (j < my_rows_) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int32_t column = column_ + c * kTileThreads;
-          if (column < shape_.value_dim) {
-            write_value(first_row_ + j, column, acc_[c][j]);
-          }
-        }
+        Write(acc_, j, row_of(first_row_ + j), [](float x) { return x; });
       }
     }
     Reset(acc_);
@@ -329,6 +327,16 @@ class AttentionTile {
   }
 
  private:
+  template <typename Scale>
+  __device__ __forceinline__ void Write(const float (&sums)[2][kRowsOfThread],
+                                        int j, float* row, const Scale& scale) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const int32_t column = column_ + c * kTileThreads;
+      if (column < shape_.value_dim) row[column] = scale(sums[c][j]);
+    }
+  }
+
   static __device__ __forceinline__ void Reset(float (&acc)[2][kRowsOfThread]) {
 #pragma unroll
     for (int j = 0; j < kRowsOfThread; ++j) acc[0][j] = acc[1][j] = 0;

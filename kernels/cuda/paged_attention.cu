@@ -63,11 +63,9 @@ __launch_bounds__(kTileThreads, Tile::kBlocks) void PagedAttentionKernel(
     const auto head_of = [&](int32_t r) {
       return kv_head * a.group + (first_row + r) % a.group;
     };
-    const int32_t stride = a.shape.query_stride();
     for (int32_t r = threadIdx.x / kWarpSize; r < num_rows; r += kTileWarps) {
       const int64_t row = int64_t{token_of(r)} * p.num_heads + head_of(r);
-      CopyQuery(p.q + row * p.head_dim, p.head_dim, stride,
-                tile.queries() + r * stride);
+      tile.SetQuery(r, p.q + row * p.head_dim);
     }
     if (static_cast<int32_t>(threadIdx.x) < num_rows) {
       const int32_t r = static_cast<int32_t>(threadIdx.x);
@@ -94,18 +92,17 @@ __launch_bounds__(kTileThreads, Tile::kBlocks) void PagedAttentionKernel(
       const auto at = [&](int32_t r) {
         return a.partials + PartialAt(a, place.seq, head_of(r), chunk);
       };
-      tile.TakeChunk(
-          [&](int32_t r, int32_t column, float x) { at(r)[column] = x; },
-          [&](int32_t r, float max, float sum) {
-            at(r)[width] = max;
-            at(r)[width + 1] = sum;
-          });
+      tile.TakeChunk(at, [&](int32_t r, float max, float sum) {
+        float* part = at(r);
+        part[width] = max;
+        part[width + 1] = sum;
+      });
     } else {
       tile.Finish([](int32_t) { return kMinusInfinity; },
-                  [&](int32_t r, int32_t column, float x) {
+                  [&](int32_t r) {
                     const int64_t row =
                         int64_t{token_of(r)} * p.num_heads + head_of(r);
-                    p.out[row * p.v_dim + column] = x;
+                    return p.out + row * p.v_dim;
                   });
     }
   }
@@ -125,6 +122,7 @@ __global__ void MergeChunksKernel(const __grid_constant__ PagedArgs a) {
     float max = kMinusInfinity;
     float sum = 0;
     float total = 0;
+#pragma unroll 8
     for (int32_t c = 0; c < chunks; ++c) {
       const float* part = chunk + c * (width + 2);
       const float top = fmaxf(max, part[width]);
@@ -177,8 +175,9 @@ void PagedAttention(LaunchContext& context, const PagedAttentionParams& p) {
     if (a.partials == nullptr) return;
   }
   const size_t shared = a.shape.shared_floats() * sizeof(float);
-  const dim3 grid(4 * static_cast<unsigned>(context.num_multiprocessors()));
   WithTile(a.shape, [&]<typename Tile>() {
+    const dim3 grid(Tile::kBlocks *
+                    static_cast<unsigned>(context.num_multiprocessors()));
     context.Launch(PagedAttentionKernel<Tile>, grid, kTileThreads, shared, a);
   });
   if (a.may_split) {

@@ -40,11 +40,10 @@ __launch_bounds__(kTileThreads, Tile::kBlocks) void SparseAttentionKernel(
   const int32_t first_head = static_cast<int32_t>(blockIdx.y) * a.shape.rows();
   const int32_t left = a.num_heads - first_head;
   const int32_t num_rows = left < a.shape.rows() ? left : a.shape.rows();
-  const int32_t stride = a.shape.query_stride();
   const int32_t width = a.shape.key_dim;
   const float* q = a.q + (token * a.num_heads + first_head) * width;
   for (int32_t r = threadIdx.x / kWarpSize; r < num_rows; r += kTileWarps) {
-    CopyQuery(q + r * width, width, stride, tile.queries() + r * stride);
+    tile.SetQuery(r, q + r * width);
   }
   int32_t most = 0;
   for (int32_t s = 0; s < a.num_sources; ++s) {
@@ -73,9 +72,7 @@ __launch_bounds__(kTileThreads, Tile::kBlocks) void SparseAttentionKernel(
       [&](int32_t r) {
         return a.sinks != nullptr ? a.sinks[first_head + r] : kMinusInfinity;
       },
-      [&](int32_t r, int32_t column, float x) {
-        out[r * a.shape.value_dim + column] = x;
-      });
+      [&](int32_t r) { return out + r * a.shape.value_dim; });
 }
 
 }  // namespace

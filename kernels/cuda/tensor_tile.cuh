@@ -22,7 +22,7 @@ template <int kColumnTiles>
 class TensorTile {
  public:
   // Thread blocks that a multiprocessor should have room for.
-  static constexpr int kBlocks = kColumnTiles <= 2 ? 2 : 1;
+  static constexpr unsigned kBlocks = kColumnTiles <= 2 ? 2 : 1;
 
   // `shared`: shape.shared_floats() floats, 16-byte aligned.
   __device__ __forceinline__ TensorTile(const TileShape& shape, float* shared)
@@ -42,12 +42,14 @@ class TensorTile {
     value_pieces_.Set(shape.value_dim);
   }
 
-  // As floats, where keys will lie: rounded by Begin().
-  __device__ __forceinline__ float* queries() {
-    return reinterpret_cast<float*>(keys_);
-  }
-  __device__ __forceinline__ float* query(int32_t r) {
-    return queries() + r * shape_.query_stride();
+  __device__ __forceinline__ void SetQuery(int32_t r, const float* from) {
+    uint16_t* row = q_ + r * shape_.half_stride(shape_.key_dim);
+#pragma unroll 5
+    for (int32_t d = 4 * lane_; d < shape_.key_dim; d += 4 * kWarpSize) {
+      const float4 x = LoadQuery4(from, d, shape_.key_dim);
+      *reinterpret_cast<uint2*>(row + d) = {PackBF16(x.x, x.y),
+                                            PackBF16(x.z, x.w)};
+    }
   }
   __device__ __forceinline__ int32_t& limit(int32_t r) { return limits_[r]; }
 
@@ -59,17 +61,11 @@ class TensorTile {
     for (int32_t r = 0; r < num_rows; ++r) {
       most_keys_ = limits_[r] > most_keys_ ? limits_[r] : most_keys_;
     }
-    const int32_t pairs = shape_.key_dim / 2;
-    const int32_t stride = shape_.half_stride(shape_.key_dim);
-    for (int32_t i = threadIdx.x; i < 16 * row_tiles_ * pairs;
-         i += kTileThreads) {
-      const int32_t r = i / pairs;
-      const int32_t d = i % pairs * 2;
-      const uint32_t pair =
-          r < num_rows ? PackBF16(query(r)[d], query(r)[d + 1]) : 0;
-      *reinterpret_cast<uint32_t*>(q_ + r * stride + d) = pair;
+    // Rows that are not there.
+    for (int32_t r = num_rows + warp_; r < 16 * row_tiles_; r += kTileWarps) {
+      uint16_t* row = q_ + r * shape_.half_stride(shape_.key_dim);
+      for (int32_t d = lane_; d < shape_.key_dim; d += kWarpSize) row[d] = 0;
     }
-    __syncthreads();
     softmax_.Begin();
     Reset(total_);
     Reset(acc_);
@@ -111,35 +107,44 @@ class TensorTile {
   __device__ __forceinline__ void CloseChunk() {
     softmax_.CloseChunk(factors_);
     __syncthreads();
-    ForEach([&](int32_t r, int32_t, float& acc, float& total) {
-      total = fmaf(total, factors_[r], acc * factors_[kMaxRows + r]);
-    });
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int32_t r = 16 * m + lane_ / 4 + 8 * half;
+        const float old_factor = factors_[r];
+        const float new_factor = factors_[kMaxRows + r];
+#pragma unroll
+        for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+          for (int i = 2 * half; i < 2 * half + 2; ++i) {
+            total_[m][n][i] =
+                fmaf(total_[m][n][i], old_factor, acc_[m][n][i] * new_factor);
+          }
+        }
+      }
+    }
     __syncthreads();
     softmax_.OpenChunk();
     Reset(acc_);
   }
 
-  template <typename Sink, typename Write>
-  __device__ __forceinline__ void Finish(const Sink& sink, const Write& write) {
+  template <typename Sink, typename RowOf>
+  __device__ __forceinline__ void Finish(const Sink& sink,
+                                         const RowOf& row_of) {
     softmax_.Finish(num_rows_, sink, factors_);
     __syncthreads();
-    ForEach([&](int32_t r, int32_t column, float&, float& total) {
-      if (r < num_rows_ && column < shape_.value_dim) {
-        write(r, column, total * factors_[r] / factors_[kMaxRows + r]);
-      }
+    Write(total_, row_of, [&](int32_t r, float x) {
+      return x * factors_[r] / factors_[kMaxRows + r];
     });
     __syncthreads();
   }
 
-  template <typename WriteValue, typename WriteState>
-  __device__ __forceinline__ void TakeChunk(const WriteValue& write_value,
+  template <typename RowOf, typename WriteState>
+  __device__ __forceinline__ void TakeChunk(const RowOf& row_of,
                                             const WriteState& write_state) {
     softmax_.TakeChunk(num_rows_, write_state);
-    ForEach([&](int32_t r, int32_t column, float& acc, float&) {
-      if (r < num_rows_ && column < shape_.value_dim) {
-        write_value(r, column, acc);
-      }
-    });
+    Write(acc_, row_of, [](int32_t, float x) { return x; });
     Reset(acc_);
     __syncthreads();
   }
@@ -161,18 +166,24 @@ class TensorTile {
     }
   }
 
-  // function(row, column, open chunk's sum, total) of what this thread has.
-  template <typename Function>
-  __device__ __forceinline__ void ForEach(const Function& function) {
+  // This thread's part of rows to where row_of(row) says.
+  template <typename RowOf, typename Scale>
+  __device__ __forceinline__ void Write(const Sums& sums, const RowOf& row_of,
+                                        const Scale& scale) {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
+      for (int half = 0; half < 2; ++half) {
+        const int32_t r = 16 * m + lane_ / 4 + 8 * half;
+        if (r >= num_rows_) continue;
+        float* row = row_of(r) + 8 * warp_ + lane_ % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          function(16 * m + lane_ / 4 + (i >= 2 ? 8 : 0),
-                   64 * n + 8 * warp_ + lane_ % 4 * 2 + i % 2, acc_[m][n][i],
-                   total_[m][n][i]);
+        for (int n = 0; n < kColumnTiles; ++n) {
+          if (64 * n + 8 * warp_ >= shape_.value_dim) continue;
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            row[64 * n + i] = scale(r, sums[m][n][2 * half + i]);
+          }
         }
       }
     }
