@@ -88,12 +88,16 @@ __device__ __forceinline__ void MultiplyStep(const uint4& upper,
                                              float (&sums)[kRowTiles][4]) {
   const uint32_t near[4] = {upper.x, lower.x, upper.y, lower.y};
   const uint32_t far[4] = {upper.z, lower.z, upper.w, lower.w};
+  // Not a pair at a time: the second of it would wait for the first.
 #pragma unroll
   for (int j = 0; j < kRowTiles; ++j) {
-    const uint32_t b_near[2] = {b[j].x, b[j].y};
-    const uint32_t b_far[2] = {b[j].z, b[j].w};
-    MultiplyTile(near, b_near, sums[j]);
-    MultiplyTile(far, b_far, sums[j]);
+    const uint32_t column[2] = {b[j].x, b[j].y};
+    MultiplyTile(near, column, sums[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < kRowTiles; ++j) {
+    const uint32_t column[2] = {b[j].z, b[j].w};
+    MultiplyTile(far, column, sums[j]);
   }
 }
 
@@ -521,8 +525,16 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts) {
       }
       return;
     }
+    // Large tiles read less, small ones fill the device.
+    int64_t large_tiles = 0;
+    for (const GroupedProduct& part : parts) {
+      large_tiles += (part.shape.out_features + 127) / 128;
+    }
+    large_tiles *= first.num_groups * ((rows + 127) / 128);
+    const bool small =
+        rows <= 64 || large_tiles < 2 * context.num_multiprocessors();
     const auto launch = [&]<WeightPath kPath>() {
-      if (rows <= 64) {
+      if (small) {
         LaunchManyRows<kType, 64, kPath>(context, parts);
       } else {
         LaunchManyRows<kType, 128, kPath>(context, parts);

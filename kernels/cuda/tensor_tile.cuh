@@ -366,18 +366,28 @@ class TensorTile {
               a[m][k]);
         }
       }
+      // Two column tiles at a time, so that products need not wait for each
+      // other.
 #pragma unroll
-      for (int n = 0; n < kColumnTiles; ++n) {
-        if (64 * n + 8 * warp_ >= shape_.value_dim) continue;
-        uint32_t b[4];  // 32 keys of eight columns
-        LoadTiles4<true>(value_row + 32 * half * stride + 64 * n, b);
-        const uint32_t near[2] = {b[0], b[1]};
-        const uint32_t far[2] = {b[2], b[3]};
+      for (int n = 0; n < kColumnTiles; n += 2) {
+        uint32_t b[2][4];  // 32 keys of eight columns each
 #pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          if (m >= row_tiles_) continue;
-          MultiplyTile(a[m][0], near, acc_[m][n]);
-          MultiplyTile(a[m][1], far, acc_[m][n]);
+        for (int i = 0; i < 2; ++i) {
+          if (64 * (n + i) + 8 * warp_ >= shape_.value_dim) continue;
+          LoadTiles4<true>(value_row + 32 * half * stride + 64 * (n + i), b[i]);
+        }
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            if (64 * (n + i) + 8 * warp_ >= shape_.value_dim) continue;
+            const uint32_t keys[2] = {b[i][2 * k], b[i][2 * k + 1]};
+#pragma unroll
+            for (int m = 0; m < 2; ++m) {
+              if (m >= row_tiles_) continue;
+              MultiplyTile(a[m][k], keys, acc_[m][n + i]);
+            }
+          }
         }
       }
     }

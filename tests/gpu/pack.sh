@@ -19,7 +19,7 @@ for program in "${programs[@]}"; do
   ldd "$build/tests/gpu/$program" | awk '$3 ~ /^\// {print $3}' |
     grep -vE '/lib(c|m|dl|rt|pthread)\.so' | xargs -I{} cp -L -n {} "$pack/gpu/lib"
 done
-cp tests/gpu/run.sh "$pack/gpu"
+cp tests/gpu/run.sh tests/gpu/torch_peer.py "$pack/gpu"
 mkdir "$pack/gpu/golden"
 (cd tests/golden && tar c --exclude=real --exclude=tokenizer --exclude=chat .) |
   tar x -C "$pack/gpu/golden"

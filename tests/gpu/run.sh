@@ -2,9 +2,10 @@
 # Checks and measures the CUDA engine on the first GPU, in under 8 minutes:
 #   OUT=results run.sh
 # from the folder that pack.sh packed (or, in the project, with BIN=build/tests/gpu).
-# Writes to $OUT (default: results) a log or a JSON file a part and
-# summary.json; the exit status is 0 if every part passed. A part that fails or
-# takes too long does not stop the others.
+# Writes to $OUT (default: results) log.txt and results.json, which has what each
+# part so far has measured; the exit status is 0 if every part passed. A part that
+# fails or takes too long does not stop the others. PyTorch with transformers is
+# measured beside it if python3 has them.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 bin=${BIN:-$here}
@@ -12,43 +13,68 @@ out=${OUT:-results}
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 if [ -d "$here/golden" ]; then export SHOAL_GOLDEN_DIR=$here/golden; fi
 mkdir -p "$out"
-models=$(mktemp -d)
+# Models are up to 32 GB: in memory if there is room.
+models=$(mktemp -d -p "$(df --output=avail,target /dev/shm /tmp | sort -n | awk 'END {print $2}')")
 trap 'rm -rf "$models"' EXIT
 
 parts=()
-# part NAME SECONDS COMMAND...: its output is NAME's file.
+failed=0
+# part NAME SECONDS COMMAND...: its output goes to results.json if it is JSON.
 part() {
-  local name=$1 limit=$2 start=$SECONDS status=passed
+  local name=$1 limit=$2 start=$SECONDS status=passed text=null
   shift 2
-  timeout "$limit" "$@" >"$out/$name" 2>"$out/errors.txt" || status="failed ($?)"
-  if [ "$status" != passed ]; then
-    echo "$name: $status" && tail -n 20 "$out/errors.txt" "$out/$name"
+  timeout "$limit" "$@" >"$models/output" 2>"$models/errors" ||
+    { status="failed ($?)" failed=1; }
+  if [[ $(head -c 1 "$models/output") == [[{] ]]; then
+    text=$(cat "$models/output")
+  else
+    cat "$models/output" >>"$out/log.txt"
   fi
-  cat "$out/errors.txt" >>"$out/log.txt"
-  parts+=("{\"part\": \"$name\", \"result\": \"$status\", \"seconds\": $((SECONDS - start))}")
+  cat "$models/errors" >>"$out/log.txt"
+  echo "$name: $status, $((SECONDS - start)) s"
+  parts+=("{\"part\": \"$name\", \"result\": \"$status\",
+ \"seconds\": $((SECONDS - start)), \"measured\": $text}")
+  (IFS=,; echo "[${parts[*]}]") >"$out/results.json"
 }
 engine() {
   local name=$1 model=$2
   shift 2
   part "$name" 90 "$bin/gpu_engine_bench" --model "$models/$model" "$@"
 }
+torch() {
+  python3 -c 'import torch, transformers' 2>/dev/null || return
+  local name=$1 model=$2
+  shift 2
+  part "$name" 90 python3 "$here/torch_peer.py" "$models/$model" "$@"
+}
 
 nvidia-smi >"$out/log.txt" 2>&1
-part ops.txt 60 "$bin/gpu_op_test" --gtest_brief=1
-part goldens.txt 120 "$bin/gpu_golden_test" --gtest_brief=1
-part faults.txt 30 "$bin/gpu_fault_test" --gtest_brief=1
-part kernels.json 120 "$bin/gpu_kernels_bench" --benchmark_format=json
-engine llama.json llama r1-llama-8b --layers 8 --batch 1,8,32 --prompt 512,4096 --generate 32
-engine v2-lite.json v2-lite v2-lite --format q4_0 --router-skew 1 \
-  --batch 1,8,64 --prompt 512 --generate 64
-for share in 0.1 0.5; do
-  for placement in static dynamic; do
-    engine "experts-$placement-$share.json" v2-lite v2-lite --format q4_0 \
-      --router-skew 1 --batch 1,8 --prompt 64 --generate 256 \
-      --expert-share "$share" --expert-placement "$placement"
-  done
+part ops 60 "$bin/gpu_op_test" --gtest_brief=1
+part goldens 120 "$bin/gpu_golden_test" --gtest_brief=1
+part faults 30 "$bin/gpu_fault_test" --gtest_brief=1
+
+few=(--batch 1,8,64 --prompt 512 --generate 48)
+engine v2-lite-9 v2-lite-9 v2-lite --layers 9 --router-skew 1 "${few[@]}"
+torch v2-lite-9-torch v2-lite-9 "${few[@]}"
+rm -rf "$models/v2-lite-9"
+engine v2-lite v2-lite v2-lite --router-skew 1 "${few[@]}"
+rm -rf "$models/v2-lite"
+# experts SHARE PLACEMENT: with room on the device for that share of them.
+experts() {
+  engine "experts-$1-$2" v2-lite-q4_0 v2-lite --format q4_0 --router-skew 1 \
+    --batch 1,8 --prompt 64 --generate 128 --expert-share "$1" \
+    --expert-placement "$2"
+}
+experts 0.1 static
+experts 0.1 dynamic
+experts 1 dynamic
+few=(--batch 1,8,32 --prompt 512 --generate 32)
+engine r1-llama-8b-8 llama r1-llama-8b --layers 8 "${few[@]}"
+torch r1-llama-8b-8-torch llama "${few[@]}"
+torch r1-llama-8b-8-torch-compiled llama "${few[@]}" --compile
+part kernels 120 "$bin/gpu_kernels_bench" --benchmark_format=json
+for share in 0.25 0.5; do
+  experts "$share" static
+  experts "$share" dynamic
 done
-rm -f "$out/errors.txt"
-(IFS=,; echo "[${parts[*]}]") >"$out/summary.json"
-cat "$out/summary.json"
-! grep -q failed "$out/summary.json"
+exit "$failed"
