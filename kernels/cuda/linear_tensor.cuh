@@ -107,7 +107,7 @@ inline constexpr int kStepsOfBlocks = kHasBlocks32<kType> ? 4 : 1;
 
 // Where unit `unit` (of four) of a step begins in the width.
 template <DType kType>
-__device__ __forceinline__ int64_t UnitAt(int64_t step, int unit) {
+__device__ __forceinline__ int32_t UnitAt(int32_t step, int unit) {
   constexpr int kTogether = kStepsOfBlocks<kType>;
   return step / kTogether * kTogether * kStep + unit * kTogether * kUnit +
          step % kTogether * kUnit;
@@ -183,9 +183,9 @@ __global__ __launch_bounds__(
     }
   }
   const int64_t width = p.shape.in_features;
-  const int64_t num_steps = NumSteps<kType>(width);
-  const int64_t segment = SegmentSteps<kType>(num_steps);
-  const int64_t end =
+  const auto num_steps = static_cast<int32_t>(NumSteps<kType>(width));
+  const auto segment = static_cast<int32_t>(SegmentSteps<kType>(num_steps));
+  const int32_t end =
       (warp + 1) * segment < num_steps ? (warp + 1) * segment : num_steps;
   const int unit = lane % 4;
 
@@ -198,13 +198,13 @@ __global__ __launch_bounds__(
               rows.group * p.in_group_stride;
     }
     float sums[kFeatureTiles][kRowTiles][4] = {};
-    for (int64_t base = warp * segment; base < end; base += kAhead) {
+    for (int32_t base = warp * segment; base < end; base += kAhead) {
       std::conditional_t<kBlocks, WeightBlock<kType>, WeightUnit<kType>>
           weights[kBlocks ? 1 : kAhead][kFeatureTiles][2];
 #pragma unroll
       for (int s = 0; s < (kBlocks ? 1 : kAhead); ++s) {
         if (base + s >= end) continue;
-        const int64_t k = UnitAt<kType>(base + s, unit);
+        const int32_t k = UnitAt<kType>(base + s, unit);
 #pragma unroll
         for (int m = 0; m < kFeatureTiles; ++m) {
 #pragma unroll
@@ -236,7 +236,7 @@ __global__ __launch_bounds__(
 #pragma unroll
         for (int s = begin; s < begin + kInputsAhead; ++s) {
           if (base + s >= end) continue;
-          const int64_t k = UnitAt<kType>(base + s, unit);
+          const int32_t k = UnitAt<kType>(base + s, unit);
           uint4 b[kRowTiles];
 #pragma unroll
           for (int j = 0; j < kRowTiles; ++j) b[j] = Pack8(x[s - begin][j]);
@@ -347,7 +347,7 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
       for (int32_t step = 2 * stage; step < 2 * stage + 2; ++step) {
         if (step >= num_steps) continue;
         const int slot = step % Shape::kSteps;
-        const int64_t k = UnitAt<kType>(step, unit);
+        const int32_t k = UnitAt<kType>(step, unit);
 #pragma unroll
         for (int i = 0; i < kInputsOfThread; ++i) {
           CopyAsync16(b_tiles + slot * Shape::kInputUnits + thread +
