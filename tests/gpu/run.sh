@@ -13,8 +13,11 @@ out=${OUT:-results}
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 if [ -d "$here/golden" ]; then export SHOAL_GOLDEN_DIR=$here/golden; fi
 mkdir -p "$out"
-# Models are up to 32 GB: in memory if there is room.
-models=$(mktemp -d -p "$(df --output=avail,target /dev/shm /tmp | sort -n | awk 'END {print $2}')")
+# Models are up to 32 GB: where there is more room, in memory or on the disk.
+room() { df --output=avail "$1" | tail -n 1; }
+place=/tmp
+if [ "$(room /dev/shm)" -gt "$(room /tmp)" ]; then place=/dev/shm; fi
+models=$(mktemp -d -p "$place")
 trap 'rm -rf "$models"' EXIT
 
 parts=()
