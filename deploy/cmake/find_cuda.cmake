@@ -14,16 +14,9 @@ endif()
 # between the kernels that compute one value.
 set(shoal_nvcc_flags -std=c++20 -O3 --expt-relaxed-constexpr -fmad=false
   -Werror=all-warnings -Xcompiler=-fPIC)
-# A kernel's launch overlaps with its predecessor, where every device can wait.
-set(shoal_overlap -DSHOAL_CUDA_OVERLAP)
 foreach(arch ${SHOAL_CUDA_ARCHS})
-  string(REGEX MATCH "^[0-9]+" number ${arch})
-  if(number LESS 90)
-    set(shoal_overlap)
-  endif()
   list(APPEND shoal_nvcc_flags -gencode=arch=compute_${arch},code=sm_${arch})
 endforeach()
-list(APPEND shoal_nvcc_flags ${shoal_overlap})
 
 # Sets `reason` to why there is no usable toolkit, or to nothing.
 function(shoal_find_toolkit reason)

@@ -15,21 +15,6 @@ inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 inline constexpr float kMinusInfinity = -__builtin_inff();
 
-// First of all in every kernel, as its thread blocks may be there before
-// kernels queued earlier are done (LaunchContext::Launch). Returns when they
-// are, and lets the next kernel's come. Only what no kernel writes may be read
-// before.
-__device__ __forceinline__ void AwaitEarlierKernels() {
-#if !defined(__CUDACC__)
-  simt::NoteAwaited();
-#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile(
-      "griddepcontrol.launch_dependents;\n"
-      "griddepcontrol.wait;" ::
-          : "memory");
-#endif
-}
-
 // The launch's dynamic shared memory, at least 16-byte aligned.
 __device__ __forceinline__ uint8_t* DynamicShared() {
 #if defined(__CUDACC__)

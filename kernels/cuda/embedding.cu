@@ -17,7 +17,6 @@ struct EmbeddingArgs {
 // Grid: tokens, tiles of the row.
 template <DType kType>
 __global__ void EmbeddingKernel(EmbeddingArgs p) {
-  AwaitEarlierKernels();
   const int64_t k = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kUnit;
   const int64_t width = p.layout.in_features;
   if (k >= width) return;

@@ -240,7 +240,6 @@ __device__ void Choose(const SelectArgs& a, const SelectShared& s,
 
 __global__ __launch_bounds__(kThreads) void KeySelectKernel(
     const __grid_constant__ SelectArgs a) {
-  AwaitEarlierKernels();
   const KeySelectParams& p = a.p;
   if (a.IsShared()) return;
   const SelectShared s = Divide(p);
@@ -260,7 +259,6 @@ __global__ __launch_bounds__(kThreads) void KeySelectKernel(
 // Of a decode step, whose token s is that of sequence s.
 __global__ __launch_bounds__(kThreads) void ScoreSegmentsKernel(
     const __grid_constant__ SelectArgs a) {
-  AwaitEarlierKernels();
   const KeySelectParams& p = a.p;
   if (!a.IsShared()) return;
   const SelectShared s = Divide(p);
@@ -281,7 +279,6 @@ __global__ __launch_bounds__(kThreads) void ScoreSegmentsKernel(
 // Grid: sequences.
 __global__ __launch_bounds__(kChoosingThreads) void ChooseKernel(
     const __grid_constant__ SelectArgs a) {
-  AwaitEarlierKernels();
   if (!a.IsShared()) return;
   const int64_t seq = blockIdx.x;
   Choose(a, Divide(a.p), seq, a.p.block_tables + seq * a.p.max_blocks,

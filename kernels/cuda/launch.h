@@ -56,8 +56,7 @@ class LaunchContext {
   const WeightPointers* OnDevice(const void* key,
                                  const std::vector<WeightPointers>& weights);
 
-  // Queues `kernel`, which begins with AwaitEarlierKernels(), with
-  // `shared_bytes` of dynamic shared memory.
+  // Queues `kernel` with `shared_bytes` of dynamic shared memory.
   template <typename... Params, typename... Args>
   void Launch(void (*kernel)(Params...), dim3 grid, unsigned threads,
               size_t shared_bytes, Args&&... args) {
@@ -73,13 +72,6 @@ class LaunchContext {
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = stream_;
-#if defined(SHOAL_CUDA_OVERLAP)
-    cudaLaunchAttribute overlap = {};
-    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    overlap.val.programmaticStreamSerializationAllowed = 1;
-    config.attrs = &overlap;
-    config.numAttrs = 1;
-#endif
     Check(cudaLaunchKernelEx(&config, kernel, static_cast<Args&&>(args)...));
   }
 

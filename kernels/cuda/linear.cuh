@@ -15,7 +15,6 @@ struct ProductArgs {
   GroupedProduct p;
   WeightLayout layout;
   bool in_aligned = false;  // input rows begin at 16-byte addresses
-  int64_t step_bytes = 0;   // of 32 weights of a row, about
 };
 
 // x[k, k + 8) of a row of `width`, zeros past its end. kWhole: none are past it
@@ -41,7 +40,6 @@ __device__ __forceinline__ void LoadInput8(const float* row, int64_t k,
 template <DType kType, int kTokens, int kFeatures>
 __global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
     const __grid_constant__ ProductArgs args) {
-  AwaitEarlierKernels();
   const GroupedProduct& p = args.p;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
@@ -156,7 +154,6 @@ inline ProductArgs MakeProductArgs(const GroupedProduct& product) {
         (shape.in_features + shape.scale_cols - 1) / shape.scale_cols);
   }
   args.in_aligned = InputIsAligned(product);
-  args.step_bytes = 32 * row_bytes / std::max<int64_t>(1, shape.in_features);
   return args;
 }
 

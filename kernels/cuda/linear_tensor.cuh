@@ -17,8 +17,7 @@
 namespace shoal::cuda {
 
 inline constexpr int kSegments = 8;
-inline constexpr int kUnitsOfStep = 4;
-inline constexpr int kStep = kUnitsOfStep * kUnit;
+inline constexpr int kStep = 4 * kUnit;
 
 // The rows of the group that a thread block works on.
 struct GroupRows {
@@ -61,25 +60,6 @@ __device__ __forceinline__ WeightRow<kType> FeatureRow(
   const int64_t last = args.p.shape.out_features - 1;
   return WeightRow<kType>(weight.data, weight.scales, args.layout,
                           feature < last ? feature : last);
-}
-
-// Has the beginnings of rows of weights, from step `step` on, brought near: of
-// kTiles · 8 features from `first` on. All of a warp call it.
-template <DType kType, int kTiles>
-__device__ __forceinline__ void PrefetchFeatures(const ProductArgs& args,
-                                                 int64_t first, int32_t step) {
-  constexpr int kPiece = 64;  // bytes, of each lane
-  const int lane = threadIdx.x % kWarpSize;
-  const int64_t at =
-      int64_t{step} * args.step_bytes + lane % kUnitsOfStep * kPiece;
-  if (at >= args.layout.row_bytes) return;
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    Prefetch(
-        FeatureRow<kType>(args, args.p.one, first + 8 * i + lane / kUnitsOfStep)
-            .data +
-        at);
-  }
 }
 
 // Eight values as bf16, in order.
@@ -188,20 +168,11 @@ __global__ __launch_bounds__(
   const GroupedProduct& p = args.p;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
-  const int64_t first_feature = int64_t{tile} * kFeatureTiles * 16;
-  const int64_t width = p.shape.in_features;
-  const auto num_steps = static_cast<int32_t>(NumSteps<kType>(width));
-  const auto segment = static_cast<int32_t>(SegmentSteps<kType>(num_steps));
-  if (kWhole && p.groups == nullptr) {
-    // Weights are written by no kernel.
-    PrefetchFeatures<kType, 2 * kFeatureTiles>(args, first_feature,
-                                               warp * segment);
-  }
-  AwaitEarlierKernels();
   const GroupRows rows(p, blockIdx.y);
   if (rows.count == 0) return;
   const WeightPointers weight =
       p.groups != nullptr ? p.groups[rows.group] : p.one;
+  const int64_t first_feature = int64_t{tile} * kFeatureTiles * 16;
   WeightRow<kType> features[kFeatureTiles][2];
 #pragma unroll
   for (int m = 0; m < kFeatureTiles; ++m) {
@@ -211,6 +182,9 @@ __global__ __launch_bounds__(
           args, weight, first_feature + 16 * m + 8 * half + lane / 4);
     }
   }
+  const int64_t width = p.shape.in_features;
+  const auto num_steps = static_cast<int32_t>(NumSteps<kType>(width));
+  const auto segment = static_cast<int32_t>(SegmentSteps<kType>(num_steps));
   const int32_t end =
       (warp + 1) * segment < num_steps ? (warp + 1) * segment : num_steps;
   const int unit = lane % 4;
@@ -326,7 +300,6 @@ struct ManyRowsShape {
 template <DType kType, int kRows, WeightPath kPath>
 __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
     const __grid_constant__ ProductSet set) {
-  AwaitEarlierKernels();
   using Shape = ManyRowsShape<kRows>;
   constexpr int kUnits = Shape::kUnits;
   constexpr int kStages = Shape::kStages;

@@ -110,7 +110,6 @@ __host__ __device__ int64_t RouteFloats(const MoeRouteParams& p) {
 // A warp a token.
 __global__ __launch_bounds__(kRouteWarps* kWarpSize) void MoeRouteKernel(
     MoeRouteParams p) {
-  AwaitEarlierKernels();
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
   const int64_t t = int64_t{blockIdx.x} * kRouteWarps + warp;
@@ -181,7 +180,6 @@ struct SortedChoices {
 __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
     const int32_t* expert_ids, int32_t num_choices, int32_t num_experts,
     const WeightPointers* weights, SortedChoices sorted) {
-  AwaitEarlierKernels();
   auto* counts = reinterpret_cast<int32_t*>(DynamicShared());
   for (int32_t e = threadIdx.x; e < num_experts; e += kSortThreads) {
     counts[e] = 0;
@@ -238,7 +236,6 @@ __global__ void AddExpertsKernel(const float* results,
                                  const int32_t* row_of_choice,
                                  const float* weights, int32_t top_k,
                                  int64_t width, float* out) {
-  AwaitEarlierKernels();
   const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (i >= width) return;
   const int64_t first = int64_t{blockIdx.x} * top_k;

@@ -38,7 +38,6 @@ template <typename Tile>
 __global__
 __launch_bounds__(kTileThreads, Tile::kBlocks) void PagedAttentionKernel(
     const __grid_constant__ PagedArgs a) {
-  AwaitEarlierKernels();
   const PagedAttentionParams& p = a.p;
   Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
   const bool split = a.may_split && a.tiles.AllDecode();
@@ -112,7 +111,6 @@ __launch_bounds__(kTileThreads, Tile::kBlocks) void PagedAttentionKernel(
 // Merges the chunks of one head of one sequence as AttentionTile does. Grid:
 // heads, sequences.
 __global__ void MergeChunksKernel(const __grid_constant__ PagedArgs a) {
-  AwaitEarlierKernels();
   if (!a.tiles.AllDecode()) return;
   const int32_t width = a.shape.value_dim;
   const int32_t chunks =

@@ -18,7 +18,6 @@ struct RoundArgs {
 
 // Grid: rows, groups. A thread rounds eight neighbours at a time.
 __global__ __launch_bounds__(kThreads) void RoundInputKernel(RoundArgs a) {
-  AwaitEarlierKernels();
   const float* in =
       a.in + blockIdx.x * a.in_stride + blockIdx.y * a.in_group_stride;
   uint16_t* out =

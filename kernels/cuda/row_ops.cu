@@ -22,7 +22,6 @@ unsigned Blocks(int64_t items, int64_t per_block) {
 }
 
 __global__ void RmsNormKernel(RmsNormParams p) {
-  AwaitEarlierKernels();
   __shared__ float partial[kWarpSize];
   const float* in = p.in + blockIdx.x * p.in_stride;
   float* out = p.out + blockIdx.x * p.out_stride;
@@ -41,7 +40,6 @@ __global__ void RmsNormKernel(RmsNormParams p) {
 }
 
 __global__ void LayerNormKernel(LayerNormParams p) {
-  AwaitEarlierKernels();
   __shared__ float partial[kWarpSize];
   const float* in = p.in + blockIdx.x * p.width;
   float* out = p.out + blockIdx.x * p.width;
@@ -66,7 +64,6 @@ __global__ void LayerNormKernel(LayerNormParams p) {
 
 // A thread a pair of one head of one token.
 __global__ void RopeKernel(RopeParams p) {
-  AwaitEarlierKernels();
   const int64_t half = p.rotary_dim / 2;
   const int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (item >= p.num_tokens * p.num_heads * half) return;
@@ -96,7 +93,6 @@ __device__ __forceinline__ float Gated(float gate, float up, float limit) {
 
 // `num_rows`, if given, lies on the device: rows beyond it are left alone.
 __global__ void SiluMulKernel(SiluMulParams p, const int32_t* num_rows) {
-  AwaitEarlierKernels();
   const int64_t n = (num_rows != nullptr ? *num_rows : p.num_tokens) * p.width;
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
@@ -106,7 +102,6 @@ __global__ void SiluMulKernel(SiluMulParams p, const int32_t* num_rows) {
 }
 
 __global__ void ZeroKernel(float* out, int64_t n) {
-  AwaitEarlierKernels();
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
        i += stride) {
@@ -115,7 +110,6 @@ __global__ void ZeroKernel(float* out, int64_t n) {
 }
 
 __global__ void AddKernel(const float* in, int64_t n, float* out) {
-  AwaitEarlierKernels();
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n;
        i += stride) {
@@ -138,7 +132,6 @@ struct Best {
 
 // Grid: rows.
 __global__ __launch_bounds__(kArgMaxThreads) void ArgMaxKernel(ArgMaxParams p) {
-  AwaitEarlierKernels();
   constexpr int kWarps = kArgMaxThreads / kWarpSize;
   __shared__ float values[kWarps];
   __shared__ int32_t indices[kWarps];
@@ -182,7 +175,6 @@ struct CacheWriteArgs {
 
 // A thread block a row.
 __global__ void CacheWriteKernel(CacheWriteArgs p) {
-  AwaitEarlierKernels();
   const int64_t slot = p.slots[blockIdx.x];
   if (slot < 0) return;
   const float* row = p.rows + blockIdx.x * p.stride;
@@ -203,7 +195,6 @@ template <typename T>
 __global__ void CopyRowsKernel(const uint8_t* from, uint8_t* to,
                                const int32_t* from_rows, const int32_t* to_rows,
                                int64_t bytes) {
-  AwaitEarlierKernels();
   const auto* source =
       reinterpret_cast<const T*>(from + from_rows[blockIdx.x] * bytes);
   auto* target = reinterpret_cast<T*>(to + to_rows[blockIdx.x] * bytes);
@@ -216,7 +207,6 @@ __global__ void CopyRowsKernel(const uint8_t* from, uint8_t* to,
 
 // A thread a value.
 __global__ void CopyTailsKernel(HeadTails p) {
-  AwaitEarlierKernels();
   const int64_t item = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (item >= p.num_tokens * p.num_heads * p.tail) return;
   const int64_t i = item % p.tail;

@@ -35,7 +35,6 @@ template <typename Tile>
 __global__
 __launch_bounds__(kTileThreads, Tile::kBlocks) void SparseAttentionKernel(
     const __grid_constant__ SparseArgs a) {
-  AwaitEarlierKernels();
   Tile tile(a.shape, reinterpret_cast<float*>(DynamicShared()));
   const int64_t token = blockIdx.x;
   const int32_t first_head = static_cast<int32_t>(blockIdx.y) * a.shape.rows();

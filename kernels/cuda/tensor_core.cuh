@@ -103,15 +103,6 @@ __device__ __forceinline__ void LoadTiles4(const uint16_t* row,
 #endif
 }
 
-// Has what lies at `global` brought into the L2 cache.
-__device__ __forceinline__ void Prefetch(const void* global) {
-#if defined(__CUDACC__)
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
-#else
-  (void)global;
-#endif
-}
-
 // Copies 16 bytes to shared memory while the thread goes on, or writes zeros
 // there; both addresses 16-byte aligned. A thread's copies since the last
 // CommitCopies() are a group; WaitForCopies<n>() waits for all its groups but

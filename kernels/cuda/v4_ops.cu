@@ -37,7 +37,6 @@ struct RunningMean {
 // Grid: tiles of channels, sequences. A thread a channel: its tokens follow
 // each other.
 __global__ void CompressKernel(CompressParams p) {
-  AwaitEarlierKernels();
   __shared__ int partial[kWarpSize];
   const int32_t begin = p.cu_seqlens_q[blockIdx.y];
   const int32_t end = p.cu_seqlens_q[blockIdx.y + 1];
@@ -121,7 +120,6 @@ __device__ void Sinkhorn(const HyperMixParams& p, const float* u,
 
 // A thread block a token; its first threads find the coefficients.
 __global__ void HyperMixKernel(HyperMixParams p) {
-  AwaitEarlierKernels();
   __shared__ float pre[kMaxStreams];
   __shared__ float comb[kMaxStreams * kMaxStreams];
   const int64_t t = blockIdx.x;
@@ -152,7 +150,6 @@ __global__ void HyperMixKernel(HyperMixParams p) {
 
 // Grid: tokens, tiles of the row.
 __global__ void HyperExpandKernel(HyperExpandParams p) {
-  AwaitEarlierKernels();
   const int64_t t = blockIdx.x;
   const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
   if (i >= p.hidden_size) return;

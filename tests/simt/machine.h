@@ -30,8 +30,6 @@ uint64_t WarpExchange(uint64_t value, int source);
 // Bit i: lane i's predicate.
 uint32_t WarpBallot(bool predicate);
 void* SharedMemory();
-// Every thread of a kernel begins with it; RunGrid() fails if one does not.
-void NoteAwaited();
 
 // Runs `thread` for every thread of the launch. False for a shape that no
 // Hopper device launches: `max_shared_bytes` is what the kernel asked for.
