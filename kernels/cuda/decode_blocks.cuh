@@ -1,0 +1,60 @@
+// Whole blocks of 32 weights: what a lane reads where it has four steps of a
+// product ahead. Their weights are those of decode_weights.cuh.
+#pragma once
+
+#include "kernels/cuda/decode_weights.cuh"
+
+namespace shoal::cuda {
+
+// A whole block of 32 weights as it was loaded, by words.
+template <DType kType>
+struct WeightBlock {
+  static constexpr bool kFive = kType == DType::kQ5_0 || kType == DType::kQ5_1;
+  static constexpr bool kMin = kType == DType::kQ4_1 || kType == DType::kQ5_1;
+  static constexpr int kCodes = kType == DType::kQ8_0 ? 8 : 4;
+  static constexpr int kBody = kCodes + (kFive ? 1 : 0);
+  static constexpr int kBytes = (kMin ? 4 : 2) + 4 * kBody;
+
+  uint32_t scales;       // the scale, and the minimum in the upper half
+  uint32_t body[kBody];  // what follows: fifth bits, codes
+
+  // Block number `index` of the row that begins at `row`, an even address; of
+  // types with a minimum a multiple of four.
+  __device__ __forceinline__ void Fetch(const uint8_t* row, uint32_t index) {
+    const uint8_t* at = row + index * kBytes;
+    if constexpr (kMin) {
+      const auto* words = reinterpret_cast<const uint32_t*>(at);
+      scales = words[0];
+#pragma unroll
+      for (int i = 0; i < kBody; ++i) body[i] = words[i + 1];
+    } else {
+      // Two bytes of a scale bring the rest across the edges of words.
+      const bool odd = (reinterpret_cast<uintptr_t>(at) & 2) != 0;
+      const auto* words = reinterpret_cast<const uint32_t*>(at - (odd ? 2 : 0));
+      uint32_t w[kBody + 1];
+#pragma unroll
+      for (int i = 0; i < kBody; ++i) w[i] = words[i];
+      // Nothing is read past the block.
+      w[kBody] = odd ? words[kBody] : decode::Load16(at + 4 * kBody);
+      scales = odd ? w[0] >> 16 : w[0] & 0xffff;
+#pragma unroll
+      for (int i = 0; i < kBody; ++i) {
+        body[i] = odd ? w[i + 1] : w[i] >> 16 | w[i + 1] << 16;
+      }
+    }
+  }
+
+  // The weights from 8 · j on.
+  __device__ __forceinline__ WeightUnit<kType> Unit(int j) const {
+    WeightUnit<kType> unit;
+    unit.scale = scales & 0xffff;
+    if (kMin) unit.min = scales >> 16;
+    if (kFive) unit.high[0] = body[0];
+    const int first = kCodes == 8 ? 2 * j : 2 * (j % 2);
+    unit.codes[0] = body[kBody - kCodes + first];
+    unit.codes[1] = body[kBody - kCodes + first + 1];
+    return unit;
+  }
+};
+
+}  // namespace shoal::cuda

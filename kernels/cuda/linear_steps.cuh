@@ -1,0 +1,139 @@
+// What the kernels of products on the tensor cores share (linear_tensor.cuh):
+// whose rows and features a thread block has, and the steps in which sums are
+// made.
+#pragma once
+
+#include "kernels/cuda/linear.cuh"
+#include "kernels/cuda/tensor_core.cuh"
+
+namespace shoal::cuda {
+
+inline constexpr int kSegments = 8;
+inline constexpr int kStep = 4 * kUnit;
+
+// The rows of the group that a thread block works on.
+struct GroupRows {
+  int64_t group = 0;
+  int64_t first = 0;
+  int64_t count = 0;  // 0: nothing to do
+
+  __device__ __forceinline__ GroupRows(const GroupedProduct& p, int64_t index)
+      : group(index), count(p.num_rows) {
+    if (p.active == nullptr) return;
+    count = 0;
+    if (index >= *p.num_active) return;
+    group = p.active[index];
+    first = p.first_rows[group];
+    count = p.first_rows[group + 1] - first;
+  }
+
+  // Where the input of the group's row `row` lies among input rows, of the last
+  // one for rows past the end.
+  __device__ __forceinline__ int64_t Source(const GroupedProduct& p,
+                                            int64_t row) const {
+    const int64_t r = first + (row < count ? row : count - 1);
+    return p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
+  }
+
+  __device__ __forceinline__ void Write(const GroupedProduct& p, int64_t row,
+                                        int64_t feature, float value) const {
+    if (row >= count || feature >= p.shape.out_features) return;
+    float* out = p.out + (first + row) * p.out_stride +
+                 group * p.out_group_stride + feature;
+    if (p.bias != nullptr) value += p.bias[feature];
+    *out = p.accumulate ? *out + value : value;
+  }
+};
+
+// A feature's weights, the last one's for those past the end.
+template <DType kType>
+__device__ __forceinline__ WeightRow<kType> FeatureRow(
+    const ProductArgs& args, const WeightPointers& weight, int64_t feature) {
+  const int64_t last = args.p.shape.out_features - 1;
+  return WeightRow<kType>(weight.data, weight.scales, args.layout,
+                          feature < last ? feature : last);
+}
+
+// Eight values as bf16, in order.
+__device__ __forceinline__ uint4 Pack8(const float* v) {
+  return {PackBF16(v[0], v[1]), PackBF16(v[2], v[3]), PackBF16(v[4], v[5]),
+          PackBF16(v[6], v[7])};
+}
+template <DType kType>
+__device__ __forceinline__ uint4 DecodeBF16(const WeightUnit<kType>& unit,
+                                            int64_t k) {
+  if constexpr (kType == DType::kBF16) {
+    return {unit.codes[0], unit.codes[1], unit.codes[2], unit.codes[3]};
+  } else {
+    float w[kUnit];
+    Decode(unit, k, w);
+    return Pack8(w);
+  }
+}
+
+// sums[j] += a step of 16 features, rows g and g + 8 of which are `upper` and
+// `lower`, times the eight rows b[j]; see MultiplyTile().
+template <int kRowTiles>
+__device__ __forceinline__ void MultiplyStep(const uint4& upper,
+                                             const uint4& lower,
+                                             const uint4 (&b)[kRowTiles],
+                                             float (&sums)[kRowTiles][4]) {
+  const uint32_t near[4] = {upper.x, lower.x, upper.y, lower.y};
+  const uint32_t far[4] = {upper.z, lower.z, upper.w, lower.w};
+  // Not a pair at a time: the second of it would wait for the first.
+#pragma unroll
+  for (int j = 0; j < kRowTiles; ++j) {
+    const uint32_t column[2] = {b[j].x, b[j].y};
+    MultiplyTile(near, column, sums[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < kRowTiles; ++j) {
+    const uint32_t column[2] = {b[j].z, b[j].w};
+    MultiplyTile(far, column, sums[j]);
+  }
+}
+
+// Steps that share the blocks they read.
+template <DType kType>
+inline constexpr int kStepsOfBlocks = kHasBlocks32<kType> ? 4 : 1;
+
+// Where unit `unit` (of four) of a step begins in the width.
+template <DType kType>
+__device__ __forceinline__ int32_t UnitAt(int32_t step, int unit) {
+  constexpr int kTogether = kStepsOfBlocks<kType>;
+  return step / kTogether * kTogether * kStep + unit * kTogether * kUnit +
+         step % kTogether * kUnit;
+}
+
+// Steps of a width, and of one of its segments.
+template <DType kType>
+__device__ __forceinline__ int64_t NumSteps(int64_t width) {
+  constexpr int64_t kTogether = kStepsOfBlocks<kType>;
+  return (width + kTogether * kStep - 1) / (kTogether * kStep) * kTogether;
+}
+template <DType kType>
+__device__ __forceinline__ int64_t SegmentSteps(int64_t num_steps) {
+  constexpr int64_t kTogether = kStepsOfBlocks<kType> * kSegments;
+  return (num_steps + kTogether - 1) / kTogether * kStepsOfBlocks<kType>;
+}
+
+// What one launch computes: the tiles of features of its parts one after the
+// other, in blockIdx.z.
+struct ProductSet {
+  ProductArgs parts[kMostParts];
+  int32_t first_tile[kMostParts] = {};
+  int32_t num_parts = 0;
+
+  // The part of this thread block, and which of its tiles.
+  __device__ __forceinline__ int Part(int32_t* tile) const {
+    int part = 0;
+    while (part + 1 < num_parts &&
+           static_cast<int32_t>(blockIdx.z) >= first_tile[part + 1]) {
+      ++part;
+    }
+    *tile = static_cast<int32_t>(blockIdx.z) - first_tile[part];
+    return part;
+  }
+};
+
+}  // namespace shoal::cuda
