@@ -69,6 +69,10 @@ class KernelTable {
   virtual absl::Status Download(const void* device, int64_t bytes,
                                 void* host) = 0;
 
+  // The precision in which heads' products (HeadLinear, LatentAttention) want
+  // matrices whose values may be rounded.
+  virtual Precision rounded_head_precision() const { return Precision::kExact; }
+
   // Lays `weight` out for Linear. InvalidArgument for a dtype without a
   // product. `weight` lies in host memory; its bytes must outlive the result if
   // borrows_source().

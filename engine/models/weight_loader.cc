@@ -74,9 +74,10 @@ std::unique_ptr<HeadWeight> WeightLoader::PackHead(const float* values,
     }
     view.data = ConstTensorView(head->halves_.data(), DType::kBF16, {out, in});
   }
-  // What the heads' products want of the host: rows with f32 inputs.
-  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed = kernels_.Pack(
-      view, kernels_.memory_is_host() ? Precision::kExact : precision_);
+  absl::StatusOr<std::unique_ptr<PackedMatrix>> packed =
+      kernels_.Pack(view, precision_ == Precision::kExact
+                              ? Precision::kExact
+                              : kernels_.rounded_head_precision());
   if (!packed.ok()) {
     status_ = packed.status();
     return nullptr;

@@ -57,6 +57,7 @@ class CudaKernelTable : public KernelTable {
   std::string_view name() const override { return "cuda"; }
   int num_threads() const override { return 1; }
   bool memory_is_host() const override { return false; }
+  Precision rounded_head_precision() const override { return Precision::kFast; }
   int64_t FreeBytes() const override {
     size_t free = 0, total = 0;
     if (cudaMemGetInfo(&free, &total) != cudaSuccess) return 0;
