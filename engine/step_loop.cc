@@ -36,9 +36,7 @@ StepLoop::StepLoop(Decoder& decoder, PagedCache& cache,
       observer_(observer),
       pool_(cache.num_blocks(), cache.block_size(),
             options.enable_prefix_caching),
-      scheduler_(SchedulerOptionsOf(options), &pool_) {
-  logits_.resize(kLogitsRows * decoder.config().vocab_size);
-}
+      scheduler_(SchedulerOptionsOf(options), &pool_) {}
 
 void StepLoop::Handle(Mail mail) {
   for (auto& request : mail.arrivals) Admit(std::move(request));
@@ -170,7 +168,7 @@ void StepLoop::Fail(const absl::Status& fault) {
 }
 
 // Which rows of the batch need logits: the last of a sequence that samples, and
-// prompt positions whose successor's logprob is asked for.
+// prompt positions whose successor's logprob is asked for. Plain ones first.
 std::vector<StepLoop::LogitsRow> StepLoop::ChooseRows(const StepPlan& plan,
                                                       StepBatch* batch) {
   std::vector<LogitsRow> rows;
@@ -189,61 +187,78 @@ std::vector<StepLoop::LogitsRow> StepLoop::ChooseRows(const StepPlan& plan,
                           position + 1 < run.num_prompt_tokens;
       if (prompt) ++request.num_prompt_rows;
       if (!last && !prompt) continue;
-      batch->logits_rows.push_back(first_row + i);
-      rows.push_back({&run, position, last});
+      rows.push_back({&run, position, last, first_row + i});
     }
   }
+  std::stable_partition(rows.begin(), rows.end(),
+                        [](const LogitsRow& row) { return IsPlain(*row.run); });
+  for (const LogitsRow& row : rows) batch->logits_rows.push_back(row.row);
   return rows;
 }
 
-absl::Status StepLoop::ProcessRows(const std::vector<LogitsRow>& rows) {
-  const int64_t vocab_size = decoder_.config().vocab_size;
+absl::Status StepLoop::ProcessRows(std::span<const LogitsRow> rows) {
+  const auto first_other =
+      std::find_if(rows.begin(), rows.end(),
+                   [](const LogitsRow& row) { return !IsPlain(*row.run); });
+  const auto num_plain = static_cast<int32_t>(first_other - rows.begin());
   const auto num_rows = static_cast<int32_t>(rows.size());
-  for (int32_t first = 0; first < num_rows; first += kLogitsRows) {
+  absl::Status status = SamplePlainRows(rows.first(num_plain));
+  for (int32_t first = num_plain; status.ok() && first < num_rows;
+       first += kLogitsRows) {
     const int32_t count = std::min(kLogitsRows, num_rows - first);
-    const std::span<const LogitsRow> piece(rows.data() + first, count);
-    if (std::all_of(piece.begin(), piece.end(), IsPlainGreedy)) {
-      absl::Status status = AcceptGreedy(piece, first);
-      if (!status.ok()) return status;
-      continue;
-    }
-    absl::Status status = decoder_.Logits(first, count, logits_.data());
-    if (!status.ok()) return status;
-    for (int32_t i = 0; i < count; ++i) {
-      const LogitsRow& row = rows[first + i];
-      const std::span<float> logits(logits_.data() + i * vocab_size,
-                                    vocab_size);
-      if (row.samples) {
-        SampleRow(*row.run, logits);
-      } else {
-        NotePromptLogprobs(*row.run, row.position, logits);
-      }
+    status = ProcessLogits(rows.subspan(first, count), first);
+  }
+  return status;
+}
+
+bool StepLoop::IsPlain(const Run& run) {
+  const SamplingParams& sampling = run.request->spec.sampling;
+  return sampling.logprobs < 0 && sampling.prompt_logprobs < 0 &&
+         run.sampler->is_plain() &&
+         run.num_completion_tokens() >= sampling.min_tokens;
+}
+
+// They are the first of the decoder's rows.
+absl::Status StepLoop::SamplePlainRows(std::span<const LogitsRow> rows) {
+  if (rows.empty()) return absl::OkStatus();
+  draws_.clear();
+  bool greedy = true;
+  for (const LogitsRow& row : rows) {
+    draws_.push_back(row.run->sampler->NextDraw());
+    greedy &= draws_.back().temperature <= 0;
+  }
+  tokens_.resize(rows.size());
+  absl::Status status =
+      decoder_.SampleTokens(0, static_cast<int32_t>(rows.size()),
+                            greedy ? nullptr : draws_.data(), tokens_.data());
+  if (!status.ok()) return status;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (tokens_[i] < 0) {
+      FinishRun(*rows[i].run, FinishReason::kError,
+                absl::InternalError(
+                    "the model computed a logit that is not a finite number"));
+    } else {
+      AcceptToken(*rows[i].run, tokens_[i], absl::Now());
     }
   }
   return absl::OkStatus();
 }
 
-bool StepLoop::IsPlainGreedy(const LogitsRow& row) {
-  if (!row.samples) return false;
-  const SamplingParams& sampling = row.run->request->spec.sampling;
-  return sampling.logprobs < 0 && row.run->sampler->is_plain_greedy() &&
-         row.run->num_completion_tokens() >= sampling.min_tokens;
-}
-
 // `first`: of the decoder's rows.
-absl::Status StepLoop::AcceptGreedy(std::span<const LogitsRow> rows,
-                                    int32_t first) {
-  int32_t tokens[kLogitsRows];
-  absl::Status status = decoder_.GreedyTokens(
-      first, static_cast<int32_t>(rows.size()), logits_.data(), tokens);
+absl::Status StepLoop::ProcessLogits(std::span<const LogitsRow> rows,
+                                     int32_t first) {
+  const int64_t vocab_size = decoder_.config().vocab_size;
+  logits_.resize(kLogitsRows * vocab_size);
+  absl::Status status =
+      decoder_.Logits(first, static_cast<int32_t>(rows.size()), logits_.data());
   if (!status.ok()) return status;
   for (size_t i = 0; i < rows.size(); ++i) {
-    if (tokens[i] < 0) {
-      FinishRun(*rows[i].run, FinishReason::kError,
-                absl::InternalError(
-                    "the model computed a logit that is not a finite number"));
+    const std::span<float> logits(
+        logits_.data() + static_cast<int64_t>(i) * vocab_size, vocab_size);
+    if (rows[i].samples) {
+      SampleRow(*rows[i].run, logits);
     } else {
-      AcceptToken(*rows[i].run, tokens[i], absl::Now());
+      NotePromptLogprobs(*rows[i].run, rows[i].position, logits);
     }
   }
   return absl::OkStatus();

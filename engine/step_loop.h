@@ -47,11 +47,12 @@ class StepLoop {
   absl::Time NextDeadline() const;
 
  private:
-  // One row of logits that a step computes, in the order of the batch.
+  // One row of logits that a step computes.
   struct LogitsRow {
     Run* run;
     int32_t position;  // of the token whose row this is
     bool samples;      // else: a prompt position whose logprob is asked for
+    int32_t row;       // of the batch
   };
 
   void Admit(std::unique_ptr<ActiveRequest> request);
@@ -59,10 +60,11 @@ class StepLoop {
   void DropExpired(absl::Time now);
   void UpdatePaused();
   std::vector<LogitsRow> ChooseRows(const StepPlan& plan, StepBatch* batch);
-  absl::Status ProcessRows(const std::vector<LogitsRow>& rows);
-  // Whether the largest logit is all that the row is for.
-  static bool IsPlainGreedy(const LogitsRow& row);
-  absl::Status AcceptGreedy(std::span<const LogitsRow> rows, int32_t first);
+  absl::Status ProcessRows(std::span<const LogitsRow> rows);
+  // Whether a token, drawn from logits as they are, is all that the row is for.
+  static bool IsPlain(const Run& run);
+  absl::Status SamplePlainRows(std::span<const LogitsRow> rows);
+  absl::Status ProcessLogits(std::span<const LogitsRow> rows, int32_t first);
   void NotePromptLogprobs(Run& run, int32_t position,
                           std::span<const float> logits);
   void SampleRow(Run& run, std::span<float> logits);
@@ -83,7 +85,9 @@ class StepLoop {
   Scheduler scheduler_;
   std::map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;
   uint64_t next_arrival_ = 1;
-  std::vector<float> logits_;         // [kLogitsRows, vocab_size]
+  std::vector<TokenDraw> draws_;      // workspace
+  std::vector<int32_t> tokens_;       // workspace
+  std::vector<float> logits_;         // [kLogitsRows, vocab_size], if needed
   std::vector<float> raw_logits_;     // [vocab_size], before penalties
   std::vector<int32_t> forbidden_;    // workspace
   std::vector<int32_t> step_tokens_;  // sampled in this step

@@ -42,15 +42,6 @@ struct LayerNormParams {
   float eps = 0;
 };
 
-// out[r]: the index of the largest value of row r, the lowest of equals; -1 if
-// one is NaN or the largest is not finite.
-struct ArgMaxParams {
-  const float* in = nullptr;  // [num_rows, width]
-  int64_t num_rows = 0;
-  int64_t width = 0;
-  int32_t* out = nullptr;  // [num_rows]
-};
-
 enum class RopeLayout : uint8_t {
   kHalfSplit,    // pairs (x_i, x_{i+d/2})
   kInterleaved,  // pairs (x_{2i}, x_{2i+1})

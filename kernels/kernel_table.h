@@ -28,6 +28,7 @@
 #include "kernels/latent_attention.h"
 #include "kernels/linear.h"
 #include "kernels/moe.h"
+#include "kernels/sampling.h"
 #include "kernels/sparse_attention.h"
 
 namespace shoal {
@@ -99,7 +100,6 @@ class KernelTable {
   virtual void Zero(float* out, int64_t n) = 0;
   // out[0, n) += in[0, n).
   virtual void Add(const float* in, int64_t n, float* out) = 0;
-  virtual void ArgMax(const ArgMaxParams& params) = 0;
   virtual void Embedding(const EmbeddingParams& params) = 0;
   virtual void RmsNorm(const RmsNormParams& params) = 0;
   virtual void LayerNorm(const LayerNormParams& params) = 0;
@@ -116,6 +116,7 @@ class KernelTable {
   virtual void HyperExpand(const HyperExpandParams& params) = 0;
   virtual void MoeRoute(const MoeRouteParams& params) = 0;
   virtual void MoeExperts(const MoeExpertsParams& params) = 0;
+  virtual void Sample(const SampleParams& params) = 0;
 
   // Calls `ops`, which queues ops whose params follow from `key`: only what
   // lies in the device's memory differs between calls with equal keys. A device

@@ -73,8 +73,7 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeCpuTable(
       *isa, options.threads > 0 ? options.threads : UsableCores());
 }
 
-// `auto` is the CPU until the CUDA engine is the faster one of the two for all
-// work.
+// `auto` is the first CUDA device that opens, else the CPU.
 absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
     const ModelOptions& options) {
   if (options.make_kernels) return options.make_kernels();
@@ -82,6 +81,10 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
   if (options.device != "auto" && options.device != "cpu") {
     return absl::InvalidArgumentError(absl::StrCat(
         "device: expected auto, cpu or cuda, got \"", options.device, "\""));
+  }
+  if (options.device == "auto") {
+    absl::StatusOr<std::unique_ptr<KernelTable>> cuda = MakeCudaTable();
+    if (cuda.ok()) return cuda;
   }
   return MakeCpuTable(options);
 }
@@ -164,7 +167,11 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
       LoadCheckpoint(options.path);
   if (!checkpoint.ok()) return checkpoint.status();
   model.checkpoint = *std::move(checkpoint);
-  const bool keeps_packed = !options.weight_cache.empty() && !exact;
+  // Of the CPU only: an error where a device is asked for, for nothing where
+  // `auto` found one.
+  const bool keeps_packed =
+      !options.weight_cache.empty() && !exact &&
+      (model.kernels->memory_is_host() || options.device != "auto");
   if (keeps_packed) {
     absl::Status status =
         KeepPacked(options.weight_cache, *model.checkpoint, *model.kernels);

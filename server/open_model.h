@@ -16,7 +16,7 @@ namespace shoal {
 
 struct ModelOptions {
   std::string path;
-  std::string device = "auto";          // auto, cpu, cuda
+  std::string device = "auto";          // cpu, cuda; auto: cuda if it opens
   std::string cpu_isa = "auto";         // auto, scalar, avx2, avx512
   int threads = 0;                      // 0: all cores this process may use
   std::string dtype = "auto";           // auto (fast), f32 (exact)
@@ -24,7 +24,8 @@ struct ModelOptions {
   int max_tokens_per_step = 512;
   int index_topk = 0;  // 0: the model's own
   // Folder that keeps repacked weights for the next start; empty: none. Made
-  // where it is missing. The CPU's only; exact products repack nothing.
+  // where it is missing. The CPU's only, so not used where `auto` is another
+  // device; exact products repack nothing.
   std::string weight_cache;
   MlaForm mla_form = MlaForm::kAuto;
   // Bytes of routed experts on a device that has memory of its own; -1: all

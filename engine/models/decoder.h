@@ -58,10 +58,10 @@ class Decoder {
   // however many prompt positions are asked for.
   virtual absl::Status Logits(int32_t first, int32_t count, float* out) = 0;
 
-  // The token of the largest of these logits for each of the rows, the lowest
-  // of equals; -1 if one is NaN or none is finite. Cheaper where the device is
-  // not the host. `logits`: [count, vocab_size], for use meanwhile.
-  virtual absl::Status GreedyTokens(int32_t first, int32_t count, float* logits,
+  // A token for each of these rows, drawn where the logits lie; -1 if one is
+  // NaN or none is finite. `draws`: [count], nullptr if all are greedy.
+  virtual absl::Status SampleTokens(int32_t first, int32_t count,
+                                    const TokenDraw* draws,
                                     int32_t* tokens) = 0;
 
   // Final hidden states of the last Forward's logits_rows, after the last norm:

@@ -320,11 +320,12 @@ ExpertStats DecoderStack::expert_stats() const {
   return stats;
 }
 
-absl::Status DecoderStack::GreedyTokens(int32_t first, int32_t count,
-                                        float* logits, int32_t* tokens) {
+absl::Status DecoderStack::SampleTokens(int32_t first, int32_t count,
+                                        const TokenDraw* draws,
+                                        int32_t* tokens) {
   SHOAL_CHECK(first >= 0 && count >= 0 && first + count <= num_logits_rows_);
-  return logits_head_->Greedy(normed_ + first * config_.hidden_size, count,
-                              logits, tokens);
+  return logits_head_->Sample(normed_ + first * config_.hidden_size, count,
+                              draws, tokens);
 }
 
 absl::Status DecoderStack::Logits(int32_t first, int32_t count, float* out) {

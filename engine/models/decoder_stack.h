@@ -36,8 +36,8 @@ class DecoderStack : public Decoder {
   }
   absl::Status Forward(const StepBatch& batch, PagedCache& cache) override;
   absl::Status Logits(int32_t first, int32_t count, float* out) override;
-  absl::Status GreedyTokens(int32_t first, int32_t count, float* logits,
-                            int32_t* tokens) override;
+  absl::Status SampleTokens(int32_t first, int32_t count,
+                            const TokenDraw* draws, int32_t* tokens) override;
   const float* hidden_states() const override { return normed_; }
   std::span<const uint64_t> expert_load(int layer) const override {
     if (expert_load_ == nullptr) return {};

@@ -1,5 +1,5 @@
 // LogitsHead is the end of every model: hidden states to logits, which are read
-// on the host.
+// on the host, or to tokens.
 #pragma once
 
 #include <cstdint>
@@ -20,23 +20,24 @@ class LogitsHead {
   // in [count, hidden_size] in the table's memory, out [count, vocab_size] in
   // the host's. Waits for the device. Internal on a device fault.
   absl::Status Run(const float* in, int64_t count, float* out);
-  // The token of the largest logit of each row, as ArgMaxParams has it; only
-  // these cross from the device. `logits`: memory for [count, vocab_size] where
-  // the table's is the host's, else not looked at. Else as Run().
-  absl::Status Greedy(const float* in, int64_t count, float* logits,
+  // A token of each row, as SampleParams::out; only these cross from the
+  // device. `draws`: one a row, nullptr if all are greedy. Else as Run().
+  absl::Status Sample(const float* in, int64_t count, const TokenDraw* draws,
                       int32_t* tokens);
   int64_t workspace_bytes() const {
-    return rows_ == nullptr ? 0 : rows_->bytes() + tokens_->bytes();
+    return rows_ == nullptr
+               ? 0
+               : rows_->bytes() + draws_->bytes() + tokens_->bytes();
   }
 
  private:
   void Multiply(const float* in, int64_t count, float* out);
 
   KernelTable& kernels_;
+  const int64_t max_rows_;
   std::unique_ptr<PackedMatrix> weight_;
-  // Rows on their way to the host; nullptr where they are written there.
-  std::unique_ptr<DeviceBuffer> rows_;
-  std::unique_ptr<DeviceBuffer> tokens_;  // of these rows
+  std::unique_ptr<DeviceBuffer> rows_;            // of logits, max_rows_
+  std::unique_ptr<DeviceBuffer> draws_, tokens_;  // of these rows
 };
 
 }  // namespace shoal

@@ -10,14 +10,13 @@ namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
 
-// A uniform number in [0, 1) from a counter: SplitMix64's finaliser over seed
-// and draw number (Steele, Lea and Flood 2014), top 53 bits.
-double Uniform(uint64_t seed, uint64_t draw) {
+// A random number from a counter: SplitMix64's finaliser over seed and draw
+// number (Steele, Lea and Flood 2014).
+uint64_t Random(uint64_t seed, uint64_t draw) {
   uint64_t z = seed + (draw + 1) * 0x9e3779b97f4a7c15u;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-  z ^= z >> 31;
-  return static_cast<double>(z >> 11) * 0x1p-53;
+  return z ^ (z >> 31);
 }
 
 }  // namespace
@@ -49,11 +48,21 @@ absl::Status Sampler::Accept(int32_t token) {
   return constraint_ == nullptr ? absl::OkStatus() : constraint_->Accept(token);
 }
 
-bool Sampler::is_plain_greedy() const {
-  return params_.temperature <= 0 && params_.allowed_token_ids.empty() &&
-         params_.logit_bias.empty() && params_.repetition_penalty == 1 &&
-         params_.presence_penalty == 0 && params_.frequency_penalty == 0 &&
-         constraint_ == nullptr;
+bool Sampler::is_plain() const {
+  return params_.allowed_token_ids.empty() && params_.logit_bias.empty() &&
+         params_.repetition_penalty == 1 && params_.presence_penalty == 0 &&
+         params_.frequency_penalty == 0 && constraint_ == nullptr;
+}
+
+TokenDraw Sampler::NextDraw() {
+  TokenDraw draw;
+  if (params_.temperature <= 0) return draw;
+  draw.temperature = params_.temperature;
+  draw.top_k = std::max(params_.top_k, 0);
+  draw.top_p = params_.top_p;
+  draw.min_p = params_.min_p;
+  draw.random = Random(seed_, num_drawn_++);
+  return draw;
 }
 
 absl::Status Sampler::Restrict(std::span<float> logits,
@@ -92,80 +101,14 @@ absl::StatusOr<int32_t> Sampler::Sample(std::span<float> logits,
   absl::Status status = Restrict(logits, forbidden);
   if (!status.ok()) return status;
   ApplyPenalties(logits);
-  const int32_t best = ArgMax(logits);
-  // A NaN loses every comparison; if one is there the sum shows it.
-  float sum = 0;
-  for (float logit : logits) sum += logit == kNever ? 0 : logit;
-  if (std::isnan(sum) || logits[best] == kNever ||
-      !std::isfinite(logits[best])) {
-    return absl::InternalError(
-        std::isnan(sum) ? "the model computed a logit that is not a number"
-                        : "no token is left to choose");
-  }
-  const uint64_t needs_draw = params_.temperature > 0 ? 1 : 0;
-  const int32_t token = needs_draw != 0 ? Draw(logits, logits[best]) : best;
-  num_drawn_ += needs_draw;
-  return token;
-}
-
-int32_t Sampler::Draw(std::span<const float> logits, float max) {
-  // Candidates with their probability relative to the best. What is below e^-40
-  // of it cannot matter to a draw of 53 bits over any real vocabulary.
-  // The inverse stays finite, so that the best one's 0 does not become a NaN.
-  const float inverse =
-      std::min(1 / params_.temperature, std::numeric_limits<float>::max());
-  // min-p comes after top-p, which measures against the whole; top-k keeps the
-  // same ones either way.
-  const bool min_p_now = params_.min_p > 0 && params_.top_p >= 1;
-  const float floor = min_p_now ? std::log(params_.min_p) : -40.0f;
-  candidates_.clear();
-  for (size_t i = 0; i < logits.size(); ++i) {
-    const float weight = (logits[i] - max) * inverse;
-    if (weight >= floor) {
-      candidates_.push_back({weight, static_cast<int32_t>(i)});
-    }
-  }
-  const auto likelier = [](const Candidate& a, const Candidate& b) {
-    return a.weight != b.weight ? a.weight > b.weight : a.token < b.token;
-  };
-  auto end = candidates_.end();
-  if (params_.top_k > 0 && params_.top_k < end - candidates_.begin()) {
-    end = candidates_.begin() + params_.top_k;
-    std::nth_element(candidates_.begin(), end - 1, candidates_.end(), likelier);
-  }
-  double total = 0;
-  for (auto it = candidates_.begin(); it != end; ++it) {
-    it->weight = std::exp(it->weight);
-    total += it->weight;
-  }
-  if (params_.top_p < 1) {
-    // The fewest likeliest ones that reach top_p, those below min_p left out,
-    // which are its last. Sorted a piece at a time: the nucleus is usually a
-    // few dozen of a hundred thousand.
-    const double wanted = params_.top_p * total;
-    double reached = 0;
-    auto sorted = candidates_.begin();
-    auto it = candidates_.begin();
-    while (it != end && reached < wanted) {
-      if (it == sorted) {
-        const auto piece = std::min<int64_t>(
-            end - sorted, std::max<int64_t>(64, sorted - candidates_.begin()));
-        std::partial_sort(sorted, sorted + piece, end, likelier);
-        sorted += piece;
-      }
-      if (it->weight < params_.min_p) break;  // never the best, whose is 1
-      reached += it->weight;
-      ++it;
-    }
-    end = it;
-    total = reached;
-  }
-  double left = Uniform(seed_, num_drawn_) * total;
-  for (auto it = candidates_.begin(); it != end; ++it) {
-    left -= it->weight;
-    if (left < 0) return it->token;
-  }
-  return (end - 1)->token;  // rounding left a sliver
+  const int32_t token = drawer_.Draw(logits, NextDraw());
+  if (token >= 0) return token;
+  const bool has_nan = std::any_of(logits.begin(), logits.end(),
+                                   [](float x) { return std::isnan(x); });
+  return absl::InternalError(has_nan
+                                 ? "the model computed a logit that is not a "
+                                   "number"
+                                 : "no token is left to choose");
 }
 
 PositionLogprobs ComputeLogprobs(std::span<const float> logits, int32_t chosen,

@@ -3,19 +3,20 @@
 //   allowed tokens, constraint, logit bias -> repetition, presence and
 //   frequency penalties -> greedy, or temperature -> top-k -> top-p -> min-p ->
 //   draw
-// The draw depends on (seed, number of tokens drawn so far, logits) only, so a
-// preempted sequence goes on as it would have. Threads: step thread only.
+// What follows the penalties is kernels/sampling.h's. The draw depends on
+// (seed, number of tokens drawn so far, logits) only, so a preempted sequence
+// goes on as it would have. Threads: step thread only.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/status/statusor.h"
 #include "engine/sampling/sampling_params.h"
+#include "kernels/sampling.h"
 
 namespace shoal {
 
@@ -33,23 +34,19 @@ class Sampler {
   // Internal: a NaN, or no token is left to choose.
   absl::StatusOr<int32_t> Sample(std::span<float> logits,
                                  std::span<const int32_t> forbidden);
-  // Whether Sample() would return the largest logit's token, whatever the
-  // logits: they need not be brought to it.
-  bool is_plain_greedy() const;
+  // Whether Sample() without forbidden ones changes no logits: who makes the
+  // next draw need not bring them to it.
+  bool is_plain() const;
+  // How the next token is drawn from changed logits; counts as drawn.
+  TokenDraw NextDraw();
   // Notes a token as part of the completion. InvalidArgument if the constraint
   // refuses it.
   absl::Status Accept(int32_t token);
 
  private:
-  struct Candidate {
-    float weight;  // logit / temperature, then probability relative to the best
-    int32_t token;
-  };
-
   absl::Status Restrict(std::span<float> logits,
                         std::span<const int32_t> forbidden) const;
   void ApplyPenalties(std::span<float> logits) const;
-  int32_t Draw(std::span<const float> logits, float max);
 
   const SamplingParams params_;
   const uint64_t seed_;
@@ -57,8 +54,8 @@ class Sampler {
   const std::shared_ptr<TokenConstraint> constraint_;
   absl::flat_hash_set<int32_t> seen_;  // prompt or completion, if needed
   absl::flat_hash_map<int32_t, int32_t>
-      counts_;                         // of the completion, if needed
-  std::vector<Candidate> candidates_;  // workspace
+      counts_;  // of the completion, if needed
+  TokenDrawer drawer_;
 };
 
 // log softmax(logits)[token], its rank, and the `num_top` most likely tokens,

@@ -1,7 +1,6 @@
 #include "kernels/cpu/cpu_table.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -43,6 +42,7 @@ class CpuKernelTable : public KernelTable {
       : ops_(ops),
         pool_(num_threads),
         scratch_(num_threads),
+        drawers_(num_threads),
         linear_(num_threads),
         attention_(num_threads),
         experts_(num_threads) {}
@@ -96,7 +96,6 @@ class CpuKernelTable : public KernelTable {
   void Add(const float* in, int64_t n, float* out) override {
     for (int64_t i = 0; i < n; ++i) out[i] += in[i];
   }
-  void ArgMax(const ArgMaxParams& params) override;
   void Embedding(const EmbeddingParams& params) override;
   void RmsNorm(const RmsNormParams& params) override {
     ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
@@ -167,6 +166,7 @@ class CpuKernelTable : public KernelTable {
   void MoeExperts(const MoeExpertsParams& params) override {
     experts_.Run(ops_, pool_, params);
   }
+  void Sample(const SampleParams& params) override;
 
   absl::Status Synchronize() override { return absl::OkStatus(); }
 
@@ -187,6 +187,7 @@ class CpuKernelTable : public KernelTable {
   ThreadPool pool_;
   PackedMemory packed_memory_;
   std::vector<std::vector<float>> scratch_;  // one a thread
+  std::vector<TokenDrawer> drawers_;         // one a thread
   cpu::RowRounder rounder_;
   cpu::LinearRunner linear_;
   cpu::AttentionRunner attention_;
@@ -250,18 +251,14 @@ void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {
   });
 }
 
-void CpuKernelTable::ArgMax(const ArgMaxParams& params) {
-  ForRows(params.num_rows, params.width, [&](int64_t begin, int64_t end) {
+void CpuKernelTable::Sample(const SampleParams& params) {
+  pool_.For(params.num_rows, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t r = begin; r < end; ++r) {
-      const float* row = params.in + r * params.width;
-      int64_t best = 0;
-      bool numbers = true;
-      for (int64_t i = 0; i < params.width; ++i) {
-        if (row[i] > row[best]) best = i;
-        numbers &= row[i] == row[i];
-      }
-      params.out[r] =
-          numbers && std::isfinite(row[best]) ? static_cast<int32_t>(best) : -1;
+      const std::span<const float> row(params.logits + r * params.width,
+                                       params.width);
+      params.out[r] = params.draws == nullptr
+                          ? LargestLogit(row)
+                          : drawers_[thread].Draw(row, params.draws[r]);
     }
   });
 }

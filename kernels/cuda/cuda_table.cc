@@ -13,6 +13,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/row_ops.h"
+#include "kernels/cuda/sample.h"
 #include "kernels/cuda/staging.h"
 
 namespace shoal {
@@ -85,10 +86,6 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("Zero");
     cuda::Zero(context_, out, n);
   }
-  void ArgMax(const ArgMaxParams& params) override {
-    context_.Begin("ArgMax");
-    cuda::ArgMax(context_, params);
-  }
   void Add(const float* in, int64_t n, float* out) override {
     context_.Begin("Add");
     cuda::Add(context_, in, n, out);
@@ -151,6 +148,10 @@ class CudaKernelTable : public KernelTable {
     cuda::MoeRoute(context_, params);
   }
   void MoeExperts(const MoeExpertsParams& params) override;
+  void Sample(const SampleParams& params) override {
+    context_.Begin("Sample");
+    cuda::Sample(context_, params);
+  }
 
   absl::Status Replay(std::span<const int64_t> key,
                       absl::FunctionRef<absl::Status()> ops) override {

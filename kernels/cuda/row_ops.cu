@@ -10,7 +10,6 @@ namespace shoal::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
-constexpr int kArgMaxThreads = 1024;
 // Of a thread block that has a row: few values a thread, so that their loads
 // are one wait.
 unsigned RowThreads(int64_t width) {
@@ -117,54 +116,6 @@ __global__ void AddKernel(const float* in, int64_t n, float* out) {
   }
 }
 
-// The better of two: the larger value, the lower index of equals.
-struct Best {
-  float value = kMinusInfinity;
-  int32_t index = 0x7fffffff;
-
-  __device__ __forceinline__ void Join(float other, int32_t other_index) {
-    if (other > value || (other == value && other_index < index)) {
-      value = other;
-      index = other_index;
-    }
-  }
-};
-
-// Grid: rows.
-__global__ __launch_bounds__(kArgMaxThreads) void ArgMaxKernel(ArgMaxParams p) {
-  constexpr int kWarps = kArgMaxThreads / kWarpSize;
-  __shared__ float values[kWarps];
-  __shared__ int32_t indices[kWarps];
-  __shared__ int32_t nans;
-  const float* row = p.in + blockIdx.x * p.width;
-  if (threadIdx.x == 0) nans = 0;
-  __syncthreads();
-  Best best;
-  bool has_nan = false;
-  for (int64_t i = threadIdx.x; i < p.width; i += kArgMaxThreads) {
-    const float value = row[i];
-    has_nan |= value != value;
-    best.Join(value, static_cast<int32_t>(i));
-  }
-#pragma unroll
-  for (int mask = 16; mask > 0; mask /= 2) {
-    const float value = __shfl_xor_sync(kAllLanes, best.value, mask);
-    const int32_t index = __shfl_xor_sync(kAllLanes, best.index, mask);
-    best.Join(value, index);
-  }
-  const bool any_nan = __any_sync(kAllLanes, has_nan) != 0;
-  if (threadIdx.x % kWarpSize == 0) {
-    values[threadIdx.x / kWarpSize] = best.value;
-    indices[threadIdx.x / kWarpSize] = best.index;
-    if (any_nan) nans = 1;
-  }
-  __syncthreads();
-  if (threadIdx.x != 0) return;
-  for (int w = 1; w < kWarps; ++w) best.Join(values[w], indices[w]);
-  const bool finite = fabsf(best.value) < -kMinusInfinity;
-  p.out[blockIdx.x] = nans == 0 && finite ? best.index : -1;
-}
-
 struct CacheWriteArgs {
   const float* rows;
   const int64_t* slots;
@@ -261,12 +212,6 @@ void Zero(LaunchContext& context, float* out, int64_t n) {
   if (n == 0) return;
   context.Launch(ZeroKernel, dim3(StrideBlocks(context, n)), kThreads, 0, out,
                  n);
-}
-
-void ArgMax(LaunchContext& context, const ArgMaxParams& p) {
-  if (p.num_rows == 0) return;
-  context.Launch(ArgMaxKernel, dim3(static_cast<unsigned>(p.num_rows)),
-                 kArgMaxThreads, 0, p);
 }
 
 void Add(LaunchContext& context, const float* in, int64_t n, float* out) {

@@ -18,7 +18,6 @@ void Rope(LaunchContext& context, const RopeParams& params);
 void SiluMul(LaunchContext& context, const SiluMulParams& params,
              const int32_t* num_rows);
 void Zero(LaunchContext& context, float* out, int64_t n);
-void ArgMax(LaunchContext& context, const ArgMaxParams& params);
 void Add(LaunchContext& context, const float* in, int64_t n, float* out);
 void CacheWrite(LaunchContext& context, const CacheWriteParams& params);
 void CopyRows(LaunchContext& context, const CopyRowsParams& params);

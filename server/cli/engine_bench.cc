@@ -14,16 +14,12 @@ namespace shoal {
 namespace {
 
 constexpr int32_t kMinBlockSize = 16;  // tokens
-constexpr int32_t kLogitsRows = 32;    // at a time, as the engine takes them
 
 // One batch's sequences, each with its own run of cache blocks.
 class Bench {
  public:
   Bench(Decoder& decoder, KernelTable& kernels, int32_t max_tokens)
-      : decoder_(decoder),
-        kernels_(kernels),
-        max_tokens_(max_tokens),
-        logits_(decoder_.config().vocab_size * kLogitsRows) {}
+      : decoder_(decoder), kernels_(kernels), max_tokens_(max_tokens) {}
 
   absl::StatusOr<EngineBenchResult> Run(const EngineBenchCase& work) {
     const auto& [batch, prompt, generate, no_prefill] = work;
@@ -104,13 +100,7 @@ class Bench {
   }
 
   absl::Status Choose(int32_t rows, int32_t* tokens) {
-    for (int32_t first = 0; first < rows; first += kLogitsRows) {
-      const int32_t count = std::min(kLogitsRows, rows - first);
-      absl::Status status =
-          decoder_.GreedyTokens(first, count, logits_.data(), tokens + first);
-      if (!status.ok()) return status;
-    }
-    return absl::OkStatus();
+    return decoder_.SampleTokens(0, rows, /*draws=*/nullptr, tokens);
   }
 
   Decoder& decoder_;
@@ -118,7 +108,6 @@ class Bench {
   const int32_t max_tokens_;
   int32_t block_size_ = 0;
   int32_t blocks_per_sequence_ = 0;
-  std::vector<float> logits_;
 };
 
 }  // namespace

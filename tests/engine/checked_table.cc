@@ -124,14 +124,6 @@ void CheckedTable::Add(const float* in, int64_t n, float* out) {
   inner_->Add(in, n, out);
 }
 
-void CheckedTable::ArgMax(const ArgMaxParams& p) {
-  if (!Begin()) return;
-  Access access(*memory_, "ArgMax");
-  access.Array("in", p.in, p.num_rows * p.width);
-  access.Array("out", p.out, p.num_rows);
-  inner_->ArgMax(p);
-}
-
 void CheckedTable::Embedding(const EmbeddingParams& p) {
   if (!Begin()) return;
   Access access(*memory_, "Embedding");
@@ -323,6 +315,15 @@ void CheckedTable::MoeExperts(const MoeExpertsParams& p) {
   access.Array("expert_weights", p.expert_weights, p.num_tokens * p.top_k);
   access.Array("out", p.out, p.num_tokens * p.hidden_size);
   inner_->MoeExperts(p);
+}
+
+void CheckedTable::Sample(const SampleParams& p) {
+  if (!Begin()) return;
+  Access access(*memory_, "Sample");
+  access.Array("logits", p.logits, p.num_rows * p.width);
+  if (p.draws != nullptr) access.Array("draws", p.draws, p.num_rows);
+  access.Array("out", p.out, p.num_rows);
+  inner_->Sample(p);
 }
 
 }  // namespace shoal

@@ -112,6 +112,31 @@ TEST_F(EngineTest, StopTokenEndsAndMinTokensForbidsIt) {
   EXPECT_EQ(std::count(longer.begin(), longer.begin() + 6, tokens[2]), 0);
 }
 
+// Tokens are drawn where the logits lie, or on the host where something changes
+// or reads the logits first; both in one step, in whatever order they came.
+TEST_F(EngineTest, DrawsAreTheSameWhereverTheyAreMade) {
+  std::vector<std::unique_ptr<EngineStream>> plain, read;
+  for (uint64_t seed = 1; seed <= 12; ++seed) {
+    EngineRequest request = Request(16);
+    request.sampling.temperature = seed % 4 == 0 ? 0.0f : 1.5f;
+    request.sampling.top_k = seed % 3 == 0 ? 20 : 0;
+    request.sampling.top_p = seed % 2 == 0 ? 0.9f : 1.0f;
+    request.sampling.seed = seed;
+    plain.push_back(Submit(request));
+    if (seed % 2 == 0) {
+      request.sampling.logprobs = 0;
+    } else {
+      request.sampling.prompt_logprobs = 0;
+    }
+    read.push_back(Submit(request));
+  }
+  for (size_t i = 0; i < plain.size(); ++i) {
+    const std::vector<int32_t> tokens = ReadTokens(*plain[i]);
+    EXPECT_EQ(tokens.size(), 16);
+    EXPECT_EQ(tokens, ReadTokens(*read[i])) << i;
+  }
+}
+
 TEST_F(EngineTest, SequencesOfARequestDifferAndShareThePrompt) {
   EngineRequest request = Request(12, std::vector<int32_t>(40, 3));
   std::iota(request.prompt_token_ids.begin(), request.prompt_token_ids.end(),

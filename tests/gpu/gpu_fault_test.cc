@@ -40,9 +40,9 @@ class FailingDecoder : public Decoder {
   absl::Status Logits(int32_t first, int32_t count, float* out) override {
     return inner_->Logits(first, count, out);
   }
-  absl::Status GreedyTokens(int32_t first, int32_t count, float* logits,
-                            int32_t* tokens) override {
-    return inner_->GreedyTokens(first, count, logits, tokens);
+  absl::Status SampleTokens(int32_t first, int32_t count,
+                            const TokenDraw* draws, int32_t* tokens) override {
+    return inner_->SampleTokens(first, count, draws, tokens);
   }
   const float* hidden_states() const override {
     return inner_->hidden_states();

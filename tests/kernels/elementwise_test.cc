@@ -208,32 +208,6 @@ TEST_P(ElementwiseTest, CacheWriteRoundsLikeTheReference) {
   }
 }
 
-TEST_P(ElementwiseTest, ArgMaxIsTheLowestOfTheLargest) {
-  Random random(10);
-  for (const int64_t width : {1, 2, 31, 33, 1025, 5000}) {
-    const int64_t rows = 6;
-    auto in = random.Normals(rows * width);
-    std::vector<int32_t> expected;
-    for (int64_t r = 0; r < rows; ++r) {
-      float* row = in.data() + r * width;
-      const int64_t at = random.Integer(0, width - 1);
-      row[at] = 100;
-      if (r == 1) row[width - 1] = 100;  // or the same
-      expected.push_back(static_cast<int32_t>(at));
-    }
-    in[2 * width + random.Integer(0, width - 1)] = NAN;
-    in[3 * width + random.Integer(0, width - 1)] = INFINITY;
-    std::fill_n(in.begin() + 4 * width, width, -INFINITY);
-    for (const int r : {2, 3, 4}) expected[r] = -1;
-    std::fill_n(in.begin() + 5 * width, width, -0.0f);
-    in[5 * width] = 0;
-    expected[5] = 0;
-    std::vector<int32_t> out(rows, -7);
-    table_->ArgMax({in.data(), rows, width, out.data()});
-    EXPECT_EQ(out, expected) << width;
-  }
-}
-
 TEST_P(ElementwiseTest, AddsAndZeroes) {
   Random random(9);
   for (const int64_t n : {1, 7, 64, 1000}) {

@@ -122,6 +122,21 @@ TEST(OpenModelTest, ExpertsHaveTwoTiersOnlyBesideADevice) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(OpenModelTest, ADeviceFoundByAutoNeedsNoWeightCache) {
+  ModelOptions options;
+  options.path = GoldenPath("deepseek_v2-lite");
+  options.weight_cache = testing::TempDir() + "/cache-of-a-device";
+  options.make_kernels = [] {
+    return std::make_unique<CheckedTable>(
+        MakeCpuKernelTable(RunnableIsas().back(), 2));
+  };
+  options.device = "auto";
+  EXPECT_TRUE(OpenModel(options).ok());
+  options.device = "cuda";
+  EXPECT_EQ(OpenModel(options).status().code(),
+            absl::StatusCode::kUnimplemented);
+}
+
 INSTANTIATE_TEST_SUITE_P(All, WeightCacheTest,
                          testing::Values("q4_0", "q4_k", "q8_0", "bf16", "fp8"),
                          [](const auto& info) { return info.param; });

@@ -148,18 +148,6 @@ void MirroredTable::Zero(float* out, int64_t n) {
   mirror.Fetch();
 }
 
-void MirroredTable::ArgMax(const ArgMaxParams& params) {
-  ArgMaxParams p = params;
-  Mirror mirror(*inner_);
-  mirror.In(p.in, p.num_rows * p.width);
-  mirror.Out(p.out, p.num_rows);
-  mirror.Send();
-  p.in = mirror.At(p.in);
-  p.out = mirror.At(p.out);
-  inner_->ArgMax(p);
-  mirror.Fetch();
-}
-
 void MirroredTable::Add(const float* in, int64_t n, float* out) {
   Mirror mirror(*inner_);
   mirror.In(in, n);
@@ -474,6 +462,20 @@ void MirroredTable::MoeExperts(const MoeExpertsParams& params) {
   p.expert_weights = mirror.At(p.expert_weights);
   p.out = mirror.At(p.out);
   inner_->MoeExperts(p);
+  mirror.Fetch();
+}
+
+void MirroredTable::Sample(const SampleParams& params) {
+  SampleParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.logits, p.num_rows * p.width);
+  if (p.draws != nullptr) mirror.In(p.draws, p.num_rows);
+  mirror.Out(p.out, p.num_rows);
+  mirror.Send();
+  p.logits = mirror.At(p.logits);
+  if (p.draws != nullptr) p.draws = mirror.At(p.draws);
+  p.out = mirror.At(p.out);
+  inner_->Sample(p);
   mirror.Fetch();
 }
 

@@ -84,6 +84,11 @@ T atomicAdd(T* address, U value) {
 
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
+inline unsigned long long __umul64hi(unsigned long long a,
+                                     unsigned long long b) {
+  return static_cast<unsigned long long>(
+      static_cast<unsigned __int128>(a) * b >> 64);
+}
 inline int __popc(unsigned x) { return std::popcount(x); }
 template <typename T>
 T __ldg(const T* address) {
