@@ -54,7 +54,11 @@ int RunBench(BenchOptions& options) {
     return RunEngineBench(*model->decoder, *model->kernels,
                           options.model.max_tokens_per_step, work);
   };
-  absl::Status warm = run({1, 32, 4, options.no_prefill}).status();
+  // As wide as the work's steps, so that all memory is touched before.
+  const int widest = std::min(
+      *std::max_element(options.prompts.begin(), options.prompts.end()),
+      options.model.max_tokens_per_step);
+  absl::Status warm = run({1, widest, 4, options.no_prefill}).status();
   if (!warm.ok()) return Fail(warm);
   const ActiveWeights active = CountActiveWeights(*model->checkpoint);
   nlohmann::ordered_json json = nlohmann::ordered_json::array();

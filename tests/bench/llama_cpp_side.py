@@ -123,7 +123,7 @@ def bench(arguments):
         model.vocab_size, size=(arguments.batch, prompt)).tolist()
     context = model.context(arguments.batch, prompt + generate)
     # Weights and buffers are touched before the clock starts, as in Shoal.
-    warm = prompts[0][:32]
+    warm = prompts[0][:BATCH]
     context.prefill(warm, 0)
     context.decode([(warm[0], len(warm), 0, 1)])
     context.clear()
