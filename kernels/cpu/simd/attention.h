@@ -101,18 +101,15 @@ inline void FindRows(const PagedAttentionParams& p,
   const int32_t* block =
       p.block_tables + int64_t{item.seq} * p.max_blocks + first / p.block_size;
   int64_t offset = first % p.block_size;
-  for (int64_t j = 0; j < kKeys; ++j) {
-    if (j >= count) {
-      rows[j] = {nullptr, cache.dtype};
-      continue;
-    }
-    rows[j] = {base + (int64_t{*block} * p.block_size + offset) * row_bytes,
-               cache.dtype};
-    if (++offset == p.block_size) {
-      offset = 0;
-      ++block;
-    }
+  int64_t j = 0;
+  for (; j < count; ++block, offset = 0) {
+    const uint8_t* row =
+        base + (int64_t{*block} * p.block_size + offset) * row_bytes;
+    const int64_t left = p.block_size - offset;
+    const int64_t end = j + left < count ? j + left : count;
+    for (; j < end; ++j, row += row_bytes) rows[j] = {row, cache.dtype};
   }
+  for (; j < kKeys; ++j) rows[j] = {nullptr, cache.dtype};
 }
 
 // Asks for the cache lines of bytes [begin, end) of rows that are read soon:

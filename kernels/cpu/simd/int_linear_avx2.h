@@ -77,11 +77,7 @@ struct Avx2IntKernel {
     }
 #pragma GCC unroll 4  // acc has no address then and stays in registers
     for (int t = 0; t < kPanel; ++t) {
-      float values[kTileRows];
-      _mm256_storeu_ps(values, acc[t]);
-      if (t < out.count) {
-        StoreTile<kTileRows>(values, out.token + t, row, rows, *out.out);
-      }
+      if (t < out.count) StoreRows(acc[t], out.token + t, row, rows, *out.out);
     }
   }
 

@@ -24,6 +24,7 @@ struct Avx512IntKernel {
 #pragma GCC unroll 16
     for (int t = 0; t < kPanel; ++t) acc[t] = _mm512_setzero_ps();
     __m512 super_scale = _mm512_setzero_ps(), super_min = super_scale;
+    const int64_t ahead = out.ahead < 0 ? kAhead : out.ahead;
     for (int64_t g = 0; g < groups; ++g, x += kPanel) {
       if constexpr (Group::kSuper) {
         if (g % kSuperGroups == 0) {
@@ -32,7 +33,7 @@ struct Avx512IntKernel {
           data += Group::kSuperHeadBytes;
         }
       }
-      if constexpr (kPanel >= kLongGroup) Prefetch<Group::kBytes>(data);
+      if constexpr (kPanel >= kLongGroup) Prefetch<Group::kBytes>(data + ahead);
       __m512i w[kChunks];
       Unpack<kKind>(data + Group::kHeadBytes, w);
       const __m512 scale = Group::kSuper
@@ -59,11 +60,7 @@ struct Avx512IntKernel {
     }
 #pragma GCC unroll 16  // acc has no address then and stays in registers
     for (int t = 0; t < kPanel; ++t) {
-      float values[kTileRows];
-      _mm512_storeu_ps(values, acc[t]);
-      if (t < out.count) {
-        StoreTile<kTileRows>(values, out.token + t, row, rows, *out.out);
-      }
+      if (t < out.count) StoreRows(acc[t], out.token + t, row, rows, *out.out);
     }
   }
 
@@ -80,7 +77,7 @@ struct Avx512IntKernel {
   template <int kBytes>
   static void Prefetch(const uint8_t* data) {
 #pragma GCC unroll 10
-    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(data + kAhead + i);
+    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(data + i, 0, 2);
   }
 
   static __m512 Halves(const uint8_t* p) {

@@ -61,7 +61,9 @@ struct PortableIntKernel {
       }
     }
     for (int t = 0; t < out.count; ++t) {
-      StoreTile<kTileRows>(acc[t], out.token + t, row, rows, *out.out);
+      for (int r = 0; r < rows; r += kLanes) {
+        StoreRows(Load(acc[t] + r), out.token + t, row + r, rows - r, *out.out);
+      }
     }
   }
 

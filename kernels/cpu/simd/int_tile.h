@@ -28,11 +28,13 @@ struct IntGroup {
   static constexpr int kBytes = kHeadBytes + kChunks * kRows * 4;
 };
 
-// Where a panel's products go.
+// Where a panel's products go, and what is read next.
 struct PanelOut {
   const LinearOut* out = nullptr;
-  int64_t token = 0;  // the panel's first
-  int count = 0;      // without padding
+  int64_t token = 0;   // the panel's first
+  int count = 0;       // without padding
+  int64_t ahead = -1;  // bytes from a tile to one that is wanted soon; -1:
+                       // those that follow
 };
 
 // Bytes of tiles that stay in the second-level cache while all panels pass by.
@@ -80,9 +82,13 @@ inline void ForTiles(const IntTiles& weight, const RoundedRows& in,
       const int64_t left = in.num_tokens - token;
       const int size = PanelTokens(left, Kernel::kMaxPanel);
       const int count = left < size ? static_cast<int>(left) : size;
+      // The last of several panels finds its tiles in the cache, and memory
+      // idle: it asks for the next block's.
+      const bool idle = token > 0 && left <= size;
+      const int64_t ahead = idle ? (last - tile) * weight.tile_bytes : -1;
       PanelTilesOf<kKind, Kernel::kMaxPanel, Kernel>(
-          size, weight, in.groups + token * groups, {&out, token, count}, tile,
-          last);
+          size, weight, in.groups + token * groups, {&out, token, count, ahead},
+          tile, last);
       token += size;
     }
   }
@@ -110,22 +116,22 @@ inline void IntLinearWith(IntKind kind, const IntTiles& weight,
   }
 }
 
-// Adds the tile's values of one token to their places.
-template <int kRows>
-inline void StoreTile(const float* values, int64_t token, int64_t row, int rows,
+// Puts values of one token, for `rows` rows from `row` on but at most a
+// vector's, in their places.
+inline void StoreRows(const Vec& values, int64_t token, int64_t row, int rows,
                       const LinearOut& out) {
   float* place = out.out + token * out.stride + row;
-  if (rows == kRows) {
-    for (int r = 0; r < kRows; r += kLanes) {
-      Vec value = Load(values + r);
-      if (out.bias != nullptr) value = value + Load(out.bias + row + r);
-      if (out.accumulate) value = Load(place + r) + value;
-      Store(value, place + r);
-    }
+  if (rows >= kLanes) {
+    Vec value = values;
+    if (out.bias != nullptr) value = value + Load(out.bias + row);
+    if (out.accumulate) value = Load(place) + value;
+    Store(value, place);
     return;
   }
+  float each[kLanes];
+  Store(values, each);
   for (int r = 0; r < rows; ++r) {
-    float value = values[r];
+    float value = each[r];
     if (out.bias != nullptr) value += out.bias[row + r];
     place[r] = out.accumulate ? place[r] + value : value;
   }

@@ -170,6 +170,13 @@ inline Vec LoadWords(const StoredRow& row, int64_t width, int64_t word) {
   return row.dtype == DType::kBF16 ? LoadBf16(p) : LoadF16(p);
 }
 
+// The same of a row of bf16 that is not short of them.
+inline Vec LoadWholeWords(const StoredRow& row, int64_t word) {
+  Vec words;
+  std::memcpy(&words, row.data + 4 * word, sizeof(words));
+  return words;
+}
+
 // One step of a transposition: of two rows' blocks of kStep lanes, the second
 // of `a` changes places with the first of `b`.
 template <int kStep, size_t... kLane>
@@ -205,11 +212,19 @@ inline void PackColumns(const StoredRow* rows, int64_t count, int64_t width,
                         int64_t out_stride, float* out) {
   const int64_t words = WordsOf<kPairs>(width);
   for (int64_t j = 0; j < count; j += kLanes) {
+    const bool whole = kPairs && rows[j + kLanes - 1].data != nullptr;
     for (int64_t w = 0; w < words; w += kLanes) {
       Vec block[kLanes];
+      if (whole && 2 * (w + kLanes) <= width) {
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        block[i] = LoadWords<kPairs>(rows[j + i], width, w);
+        for (int i = 0; i < kLanes; ++i) {
+          block[i] = LoadWholeWords(rows[j + i], w);
+        }
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          block[i] = LoadWords<kPairs>(rows[j + i], width, w);
+        }
       }
       Transpose(block);
 #pragma GCC unroll 16
@@ -251,7 +266,17 @@ inline void PackRows(const StoredRow* rows, int64_t count, int64_t width,
     for (int64_t j = 0; j < count; j += 2) {
       const StoredRow second = j + 1 < count ? rows[j + 1] : StoredRow{};
       float* words = out + j / 2 * out_stride;
-      for (int64_t i = 0; i < width; i += 2 * kLanes) {
+      int64_t i = 0;
+      if (second.data != nullptr) {
+        for (; i + 2 * kLanes <= width; i += 2 * kLanes) {
+          Vec low, high;
+          Interleave(LoadWholeWords(rows[j], i / 2),
+                     LoadWholeWords(second, i / 2), &low, &high);
+          Store(low, words + i);
+          Store(high, words + i + kLanes);
+        }
+      }
+      for (; i < width; i += 2 * kLanes) {
         Vec low, high;
         Interleave(LoadWords<true>(rows[j], width, i / 2),
                    LoadWords<true>(second, width, i / 2), &low, &high);
