@@ -44,6 +44,27 @@ inline void StoreResult(const LinearOut& out, int64_t token, int64_t row,
   *place = out.accumulate ? *place + value : value;
 }
 
+// Puts values of one token, for `rows` rows from `row` on but at most a
+// vector's, in their places.
+inline void StoreRows(const Vec& values, int64_t token, int64_t row,
+                      int64_t rows, const LinearOut& out) {
+  float* place = out.out + token * out.stride + row;
+  if (rows >= kLanes) {
+    Vec value = values;
+    if (out.bias != nullptr) value = value + Load(out.bias + row);
+    if (out.accumulate) value = Load(place) + value;
+    Store(value, place);
+    return;
+  }
+  float each[kLanes];
+  Store(values, each);
+  for (int64_t r = 0; r < rows; ++r) {
+    float value = each[r];
+    if (out.bias != nullptr) value += out.bias[row + r];
+    place[r] = out.accumulate ? place[r] + value : value;
+  }
+}
+
 // Weight rows and tokens whose accumulators fill the registers together.
 #if defined(__AVX512F__)
 inline constexpr int kFloatRows = 4;

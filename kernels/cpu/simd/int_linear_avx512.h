@@ -33,7 +33,7 @@ struct Avx512IntKernel {
           data += Group::kSuperHeadBytes;
         }
       }
-      if constexpr (kPanel >= kLongGroup) Prefetch<Group::kBytes>(data + ahead);
+      Prefetch<Group::kBytes>(data + ahead);
       __m512i w[kChunks];
       Unpack<kKind>(data + Group::kHeadBytes, w);
       const __m512 scale = Group::kSuper
@@ -69,10 +69,9 @@ struct Avx512IntKernel {
   // Dots under way at a time: as many chains as hide dpbusd's latency.
   static constexpr int kDots = 4;
 
-  // From this many tokens on the processor's window holds less than two groups
-  // and would ask for weights too late. They are asked for a few groups ahead.
-  static constexpr int kLongGroup = 8;
-  static constexpr int kAhead = 2048;
+  // How far ahead weights are asked for: what the processor foresees of them by
+  // itself does not keep memory busy. A page of 4 KiB ends its foresight.
+  static constexpr int kAhead = 8192;
 
   template <int kBytes>
   static void Prefetch(const uint8_t* data) {

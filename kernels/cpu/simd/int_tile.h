@@ -116,25 +116,4 @@ inline void IntLinearWith(IntKind kind, const IntTiles& weight,
   }
 }
 
-// Puts values of one token, for `rows` rows from `row` on but at most a
-// vector's, in their places.
-inline void StoreRows(const Vec& values, int64_t token, int64_t row, int rows,
-                      const LinearOut& out) {
-  float* place = out.out + token * out.stride + row;
-  if (rows >= kLanes) {
-    Vec value = values;
-    if (out.bias != nullptr) value = value + Load(out.bias + row);
-    if (out.accumulate) value = Load(place) + value;
-    Store(value, place);
-    return;
-  }
-  float each[kLanes];
-  Store(values, each);
-  for (int r = 0; r < rows; ++r) {
-    float value = each[r];
-    if (out.bias != nullptr) value += out.bias[row + r];
-    place[r] = out.accumulate ? place[r] + value : value;
-  }
-}
-
 }  // namespace shoal::SHOAL_ISA

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/tile_product.h"
 #include "kernels/cpu/simd/vec.h"
 
@@ -129,6 +130,9 @@ inline Vec GroupScale(const uint8_t* scales, int64_t group, int h) {
   }
 }
 
+// How far ahead codes are asked for, as the integer kernel does.
+inline constexpr int kPairsAhead = 8192;
+
 // Adds steps [begin, end) to sums. `codes` begin at step `begin`.
 template <typename Code, int kTokens>
 inline void AddSteps(const uint8_t* codes, const float* x, int64_t stride,
@@ -138,6 +142,7 @@ inline void AddSteps(const uint8_t* codes, const float* x, int64_t stride,
     Vec w[kHalfTiles][Code::kSteps];
 #pragma GCC unroll 2
     for (int h = 0; h < kHalfTiles; ++h) {
+      __builtin_prefetch(codes + h * kHalfBytes + kPairsAhead, 0, 2);
       Code::Unpack(codes + h * kHalfBytes, w[h]);
 #pragma GCC unroll 4
       for (int s = 0; s < Code::kSteps; ++s) KeepInRegister(w[h][s]);
@@ -154,22 +159,6 @@ inline void AddSteps(const uint8_t* codes, const float* x, int64_t stride,
         }
       }
     }
-  }
-}
-
-inline void StorePairs(const Vec& sum, int64_t token, int64_t row,
-                       int64_t out_features, const LinearOut& out) {
-  float* place = out.out + token * out.stride + row;
-  const float* bias = out.bias != nullptr ? out.bias + row : nullptr;
-  if (row + kLanes <= out_features) {
-    Vec value = sum;
-    if (bias != nullptr) value = value + Load(bias);
-    Store(out.accumulate ? Load(place) + value : value, place);
-    return;
-  }
-  for (int r = 0; r < out_features - row; ++r) {
-    const float value = bias != nullptr ? sum[r] + bias[r] : sum[r];
-    place[r] = out.accumulate ? place[r] + value : value;
   }
 }
 
@@ -213,8 +202,9 @@ inline void PairTile(const PairTiles& weight, int64_t tile,
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 2
     for (int h = 0; h < kHalfTiles; ++h) {
-      StorePairs(sums[t][h], panel.token + t, tile * kPairTileRows + h * kLanes,
-                 weight.out_features, *panel.out);
+      const int64_t row = tile * kPairTileRows + h * kLanes;
+      StoreRows(sums[t][h], panel.token + t, row, weight.out_features - row,
+                *panel.out);
     }
   }
 }
