@@ -48,21 +48,17 @@ inline void StoreResult(const LinearOut& out, int64_t token, int64_t row,
 // vector's, in their places.
 inline void StoreRows(const Vec& values, int64_t token, int64_t row,
                       int64_t rows, const LinearOut& out) {
-  float* place = out.out + token * out.stride + row;
-  if (rows >= kLanes) {
-    Vec value = values;
-    if (out.bias != nullptr) value = value + Load(out.bias + row);
-    if (out.accumulate) value = Load(place) + value;
-    Store(value, place);
+  if (rows < kLanes) [[unlikely]] {
+    for (int64_t r = 0; r < rows; ++r) {
+      StoreResult(out, token, row + r, values[r]);
+    }
     return;
   }
-  float each[kLanes];
-  Store(values, each);
-  for (int64_t r = 0; r < rows; ++r) {
-    float value = each[r];
-    if (out.bias != nullptr) value += out.bias[row + r];
-    place[r] = out.accumulate ? place[r] + value : value;
-  }
+  float* place = out.out + token * out.stride + row;
+  Vec value = values;
+  if (out.bias != nullptr) value = value + Load(out.bias + row);
+  if (out.accumulate) value = Load(place) + value;
+  Store(value, place);
 }
 
 // Weight rows and tokens whose accumulators fill the registers together.
