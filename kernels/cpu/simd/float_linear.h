@@ -45,9 +45,10 @@ inline void StoreResult(const LinearOut& out, int64_t token, int64_t row,
 }
 
 // Puts values of one token, for `rows` rows from `row` on but at most a
-// vector's, in their places.
-inline void StoreRows(const Vec& values, int64_t token, int64_t row,
-                      int64_t rows, const LinearOut& out) {
+// vector's, in their places. Inlined, or the values would pass through memory.
+[[gnu::always_inline]] inline void StoreRows(const Vec& values, int64_t token,
+                                             int64_t row, int64_t rows,
+                                             const LinearOut& out) {
   if (rows < kLanes) [[unlikely]] {
     for (int64_t r = 0; r < rows; ++r) {
       StoreResult(out, token, row + r, values[r]);
