@@ -34,6 +34,7 @@ struct Avx2IntKernel {
           data += Group::kSuperHeadBytes;
         }
       }
+      PrefetchBytes<Group::kBytes>(data + out.ahead);
       const uint8_t* quants = data + Group::kHeadBytes;
       __m256i dot[kPanel];
       const __m256 scale = Group::kSuper

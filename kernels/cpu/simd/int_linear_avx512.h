@@ -24,7 +24,6 @@ struct Avx512IntKernel {
 #pragma GCC unroll 16
     for (int t = 0; t < kPanel; ++t) acc[t] = _mm512_setzero_ps();
     __m512 super_scale = _mm512_setzero_ps(), super_min = super_scale;
-    const int64_t ahead = out.ahead < 0 ? kAhead : out.ahead;
     for (int64_t g = 0; g < groups; ++g, x += kPanel) {
       if constexpr (Group::kSuper) {
         if (g % kSuperGroups == 0) {
@@ -33,7 +32,7 @@ struct Avx512IntKernel {
           data += Group::kSuperHeadBytes;
         }
       }
-      Prefetch<Group::kBytes>(data + ahead);
+      PrefetchBytes<Group::kBytes>(data + out.ahead);
       __m512i w[kChunks];
       Unpack<kKind>(data + Group::kHeadBytes, w);
       const __m512 scale = Group::kSuper
@@ -68,16 +67,6 @@ struct Avx512IntKernel {
   static constexpr int kChunks = kGroup / 4;  // of four weights a row
   // Dots under way at a time: as many chains as hide dpbusd's latency.
   static constexpr int kDots = 4;
-
-  // How far ahead weights are asked for: what the processor foresees of them by
-  // itself does not keep memory busy. A page of 4 KiB ends its foresight.
-  static constexpr int kAhead = 8192;
-
-  template <int kBytes>
-  static void Prefetch(const uint8_t* data) {
-#pragma GCC unroll 10
-    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(data + i, 0, 2);
-  }
 
   static __m512 Halves(const uint8_t* p) {
     return _mm512_cvtph_ps(

@@ -31,10 +31,9 @@ struct IntGroup {
 // Where a panel's products go, and what is read next.
 struct PanelOut {
   const LinearOut* out = nullptr;
-  int64_t token = 0;   // the panel's first
-  int count = 0;       // without padding
-  int64_t ahead = -1;  // bytes from a tile to one that is wanted soon; -1:
-                       // those that follow
+  int64_t token = 0;  // the panel's first
+  int count = 0;      // without padding
+  int64_t ahead = 0;  // bytes from what is read to what will be wanted soon
 };
 
 // Bytes of tiles that stay in the second-level cache while all panels pass by.
@@ -85,7 +84,7 @@ inline void ForTiles(const IntTiles& weight, const RoundedRows& in,
       // The last of several panels finds its tiles in the cache, and memory
       // idle: it asks for the next block's.
       const bool idle = token > 0 && left <= size;
-      const int64_t ahead = idle ? (last - tile) * weight.tile_bytes : -1;
+      const int64_t ahead = idle ? (last - tile) * weight.tile_bytes : kAhead;
       PanelTilesOf<kKind, Kernel::kMaxPanel, Kernel>(
           size, weight, in.groups + token * groups, {&out, token, count, ahead},
           tile, last);

@@ -130,9 +130,6 @@ inline Vec GroupScale(const uint8_t* scales, int64_t group, int h) {
   }
 }
 
-// How far ahead codes are asked for, as the integer kernel does.
-inline constexpr int kPairsAhead = 8192;
-
 // Adds steps [begin, end) to sums. `codes` begin at step `begin`.
 template <typename Code, int kTokens>
 inline void AddSteps(const uint8_t* codes, const float* x, int64_t stride,
@@ -142,7 +139,7 @@ inline void AddSteps(const uint8_t* codes, const float* x, int64_t stride,
     Vec w[kHalfTiles][Code::kSteps];
 #pragma GCC unroll 2
     for (int h = 0; h < kHalfTiles; ++h) {
-      __builtin_prefetch(codes + h * kHalfBytes + kPairsAhead, 0, 2);
+      __builtin_prefetch(codes + h * kHalfBytes + kAhead, 0, 2);
       Code::Unpack(codes + h * kHalfBytes, w[h]);
 #pragma GCC unroll 4
       for (int s = 0; s < Code::kSteps; ++s) KeepInRegister(w[h][s]);

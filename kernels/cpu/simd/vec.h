@@ -56,6 +56,16 @@ inline void KeepInRegister([[maybe_unused]] Vec& v) {
 #endif
 }
 
+// How far ahead weights are asked for: what the processor foresees of them by
+// itself does not keep memory busy. A page of 4 KiB ends its foresight.
+inline constexpr int64_t kAhead = 8192;
+
+template <int kBytes>
+inline void PrefetchBytes(const uint8_t* data) {
+#pragma GCC unroll 10
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(data + i, 0, 2);
+}
+
 // a · b + c, fused where the instruction set has it.
 inline Vec Fma(const Vec& a, const Vec& b, const Vec& c) {
 #if defined(__AVX512F__)
