@@ -11,8 +11,8 @@ kernels_bench, python3-venv and, for llama.cpp, a C++ compiler. The first run
 installs the peer under ${SHOAL_CACHE:-~/.cache/shoal}/tools: llama.cpp is built
 for this machine, which takes about half an hour on two cores; vLLM brings 6 GB.
 
-Figures are of random tokens and greedy choice, the first touch of the weights
-not counted. All keep their defaults (caches: bf16 in Shoal and vLLM, f16 in
+Figures are of random tokens and greedy choice, the first touch of memory not
+counted. All keep their defaults (caches: bf16 in Shoal and vLLM, f16 in
 llama.cpp) and get steps of at most 512 tokens. The machine's ceilings are
 measured in the same run: "of limit" is Shoal's share of what they allow, the
 bytes that a token reads for one sequence, else the products.
