@@ -122,19 +122,28 @@ __device__ __forceinline__ Mass SumBefore(Mass x, Shared& shared, Mass* total) {
   return before;
 }
 
+// Calls body(key, amount) for this thread's part of the tokens in the path's
+// bins that are kept for their keys and count for something.
+template <bool kByWeight, typename Body>
+__device__ __forceinline__ void ForAmounts(const Row& row, const Kept& kept,
+                                           const Path& path, const Body& body) {
+  for (int64_t i = threadIdx.x; i < row.width; i += kThreads) {
+    const uint32_t key = KeyOf(row, i);
+    if (key >= kept.key || !path.Has(row, key)) continue;
+    const Mass amount = AmountOf<kByWeight>(row, key);
+    if (amount > 0) body(key, amount);
+  }
+}
+
 // Fills the bins of the path's next level with the amounts of those kept.
 template <bool kByWeight>
 __device__ void FillBins(const Row& row, const Kept& kept, const Path& path,
                          Shared& shared) {
   for (int i = threadIdx.x; i < kBins; i += kThreads) shared.bins[i] = 0;
   __syncthreads();
-  for (int64_t i = threadIdx.x; i < row.width; i += kThreads) {
-    const uint32_t key = KeyOf(row, i);
-    if (key >= kept.key || !path.Has(row, key)) continue;
-    const Mass amount = AmountOf<kByWeight>(row, key);
-    if (amount == 0) continue;
+  ForAmounts<kByWeight>(row, kept, path, [&](uint32_t key, Mass amount) {
     atomicAdd(&shared.bins[BinOf(row, key, path.levels)], amount);
-  }
+  });
   if (threadIdx.x == 0 && kept.equals > 0 && path.Has(row, kept.key)) {
     atomicAdd(&shared.bins[BinOf(row, kept.key, path.levels)],
               kept.equals * AmountOf<kByWeight>(row, kept.key));
@@ -170,16 +179,12 @@ __device__ bool FindInList(const Row& row, const Kept& kept, const Path& path,
                            Mass wanted, Shared& shared) {
   if (threadIdx.x == 0) shared.num_listed = 0;
   __syncthreads();
-  for (int64_t i = threadIdx.x; i < row.width; i += kThreads) {
-    const uint32_t key = KeyOf(row, i);
-    if (key >= kept.key || !path.Has(row, key)) continue;
-    const Mass amount = AmountOf<kByWeight>(row, key);
-    if (amount == 0) continue;
+  ForAmounts<kByWeight>(row, kept, path, [&](uint32_t key, Mass amount) {
     const int at = atomicAdd(&shared.num_listed, 1);
-    if (at >= kListed) continue;
+    if (at >= kListed) return;
     shared.keys[at] = key;
     shared.amounts[at] = amount;
-  }
+  });
   __syncthreads();
   const int num_listed = shared.num_listed;
   if (num_listed > kListed) return false;
