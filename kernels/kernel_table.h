@@ -45,6 +45,15 @@ class DeviceBuffer {
   int64_t bytes_ = 0;
 };
 
+// Bytes on their way out of a table's memory. Must not outlive the table.
+class DeviceFetch {
+ public:
+  virtual ~DeviceFetch() = default;
+  // Waits until they are there; they stay as long as this object. Internal on a
+  // device fault (sticky).
+  virtual absl::StatusOr<const void*> Wait() = 0;
+};
+
 class KernelTable {
  public:
   virtual ~KernelTable() = default;
@@ -56,6 +65,8 @@ class KernelTable {
   // Whether ops compute in the host's memory: what lies there needs no copy,
   // and what Allocate() gave may be touched outside ops.
   virtual bool memory_is_host() const = 0;
+  // Whether ops are queued rather than done when their calls return.
+  virtual bool is_asynchronous() const { return false; }
   // Bytes that Allocate() could give now, as far as the device tells.
   virtual int64_t FreeBytes() const = 0;
 
@@ -69,6 +80,9 @@ class KernelTable {
   // fault (sticky).
   virtual absl::Status Download(const void* device, int64_t bytes,
                                 void* host) = 0;
+  // The same without waiting: the copy is queued behind the ops so far, and ops
+  // that come later may change what is copied.
+  virtual std::unique_ptr<DeviceFetch> Fetch(const void* device, int64_t bytes);
 
   // The precision in which heads' products (HeadLinear, LatentAttention) want
   // matrices whose values may be rounded.

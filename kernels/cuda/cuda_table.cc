@@ -58,6 +58,7 @@ class CudaKernelTable : public KernelTable {
   std::string_view name() const override { return "cuda"; }
   int num_threads() const override { return 1; }
   bool memory_is_host() const override { return false; }
+  bool is_asynchronous() const override { return true; }
   Precision rounded_head_precision() const override { return Precision::kFast; }
   int64_t FreeBytes() const override {
     size_t free = 0, total = 0;
@@ -76,6 +77,11 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("Download");
     staging_.Download(device, bytes, host);
     return Health();
+  }
+  std::unique_ptr<DeviceFetch> Fetch(const void* device,
+                                     int64_t bytes) override {
+    context_.Begin("Fetch");
+    return std::make_unique<QueuedFetch>(*this, staging_.Fetch(device, bytes));
   }
   absl::StatusOr<std::unique_ptr<PackedMatrix>> Pack(
       const WeightView& weight, Precision precision) override;
@@ -172,6 +178,26 @@ class CudaKernelTable : public KernelTable {
   }
 
  private:
+  class QueuedFetch : public DeviceFetch {
+   public:
+    QueuedFetch(CudaKernelTable& table, Staging::Fetched* fetched)
+        : table_(table), fetched_(fetched) {}
+    ~QueuedFetch() override {
+      if (fetched_ != nullptr) Staging::Release(*fetched_);
+    }
+    absl::StatusOr<const void*> Wait() override {
+      table_.context_.Begin("Fetch");
+      if (fetched_ == nullptr || !table_.staging_.Await(*fetched_)) {
+        return table_.Health();
+      }
+      return fetched_->data;
+    }
+
+   private:
+    CudaKernelTable& table_;
+    Staging::Fetched* const fetched_;
+  };
+
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Copy(
       const ConstTensorView& view);
 

@@ -18,6 +18,10 @@ Staging::~Staging() {
     cudaFreeHost(buffer->data);
     cudaEventDestroy(buffer->copied);
   }
+  for (const auto& fetched : fetched_) {
+    if (fetched->data != nullptr) cudaFreeHost(fetched->data);
+    if (fetched->copied != nullptr) cudaEventDestroy(fetched->copied);
+  }
 }
 
 bool Staging::Prepare(Buffer& buffer) {
@@ -83,6 +87,42 @@ bool Staging::Download(const void* device, int64_t bytes, void* host) {
     bytes -= piece;
   }
   return context_.error() == cudaSuccess;
+}
+
+Staging::Fetched& Staging::FreeFetched() {
+  for (const auto& fetched : fetched_) {
+    if (!fetched->in_use) return *fetched;
+  }
+  return *fetched_.emplace_back(std::make_unique<Fetched>());
+}
+
+Staging::Fetched* Staging::Fetch(const void* device, int64_t bytes) {
+  if (context_.error() != cudaSuccess) return nullptr;
+  Fetched& fetched = FreeFetched();
+  if (fetched.copied == nullptr &&
+      !context_.Check(
+          cudaEventCreateWithFlags(&fetched.copied, cudaEventDisableTiming))) {
+    return nullptr;
+  }
+  if (fetched.bytes < bytes) {
+    if (fetched.data != nullptr) cudaFreeHost(fetched.data);
+    fetched.data = nullptr;
+    fetched.bytes = 0;
+    void* data = nullptr;
+    if (!context_.Check(cudaMallocHost(&data, bytes))) return nullptr;
+    fetched.data = static_cast<uint8_t*>(data);
+    fetched.bytes = bytes;
+  }
+  fetched.in_use = true;
+  context_.Check(cudaMemcpyAsync(fetched.data, device, bytes,
+                                 cudaMemcpyDeviceToHost, context_.stream()));
+  context_.Check(cudaEventRecord(fetched.copied, context_.stream()));
+  return &fetched;
+}
+
+bool Staging::Await(const Fetched& fetched) {
+  return context_.error() == cudaSuccess &&
+         context_.Check(cudaEventSynchronize(fetched.copied));
 }
 
 }  // namespace shoal::cuda

@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <vector>
 
 #include "kernels/cuda/launch.h"
 
@@ -21,6 +23,19 @@ class Staging {
   // Waits for what was queued before and for the copy. False after an error.
   bool Download(const void* device, int64_t bytes, void* host);
 
+  // A queued copy from the device, in a pinned buffer of its own.
+  struct Fetched {
+    uint8_t* data = nullptr;
+    cudaEvent_t copied = nullptr;
+    int64_t bytes = 0;  // room
+    bool in_use = false;
+  };
+  // nullptr after an error. The buffer is the caller's until Release().
+  Fetched* Fetch(const void* device, int64_t bytes);
+  // Waits for the copy. False after an error.
+  bool Await(const Fetched& fetched);
+  static void Release(Fetched& fetched) { fetched.in_use = false; }
+
  private:
   struct Buffer {
     uint8_t* data = nullptr;
@@ -29,12 +44,14 @@ class Staging {
   };
 
   bool Prepare(Buffer& buffer);
+  Fetched& FreeFetched();
   void Turn();
 
   LaunchContext& context_;
   Buffer uploads_[2];
   int current_ = 0;
   Buffer download_;
+  std::vector<std::unique_ptr<Fetched>> fetched_;
 };
 
 }  // namespace shoal::cuda
