@@ -29,6 +29,7 @@ struct Run : Sequence {
   TokenEvent event;  // what the step under way has produced
   bool has_event = false;
 
+  // What is being drawn included.
   int32_t num_completion_tokens() const {
     return num_tokens() - num_prompt_tokens;
   }

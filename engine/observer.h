@@ -20,7 +20,7 @@ enum class FinishReason : uint8_t {
 
 struct StepStats {
   double step_seconds = 0;     // planning + forward + sampling
-  double forward_seconds = 0;  // Decoder::Forward and Logits
+  double forward_seconds = 0;  // where it is queued: queueing, waiting
   double sampling_seconds = 0;
   double planning_seconds = 0;
   int32_t num_prefill_tokens = 0;

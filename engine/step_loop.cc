@@ -101,66 +101,118 @@ absl::Time StepLoop::NextDeadline() const {
 void StepLoop::UpdatePaused() {
   for (auto& [id, request] : requests_) {
     const bool full = request->stream->full();
-    for (auto& run : request->runs) run->paused = full;
+    for (auto& run : request->runs) run->paused = full || LastIsUnderWay(*run);
   }
 }
 
-absl::StatusOr<bool> StepLoop::Step() {
-  const absl::Time start = absl::Now();
-  DropExpired(start);
-  UpdatePaused();
-  const StepPlan plan = scheduler_.Plan(start);
-  if (plan.chunks.empty()) return false;
-  StepBatch batch = scheduler_.MakeBatch(plan);
-  const std::vector<LogitsRow> rows = ChooseRows(plan, &batch);
-  for (const ScheduledChunk& chunk : plan.chunks) {
-    auto& request = *static_cast<Run*>(chunk.sequence)->request;
-    if (!request.first_scheduled.has_value()) request.first_scheduled = start;
-  }
+bool StepLoop::LastIsUnderWay(const Run& run) const {
+  return IsDrawnToken(run.token_ids.back()) &&
+         EndsByLength(run, run.num_tokens());
+}
 
-  const absl::Time planned = absl::Now();
-  absl::Status status = decoder_.Forward(batch, cache_);
-  const absl::Time computed = absl::Now();
-  if (status.ok()) {
-    scheduler_.Commit(plan, computed - planned);
-    step_tokens_.clear();
-    status = ProcessRows(rows);
+absl::StatusOr<bool> StepLoop::Step() {
+  const absl::Time now = absl::Now();
+  DropExpired(now);
+  UpdatePaused();
+  StepUnderWay next;
+  next.plan = scheduler_.Plan(now);
+  const bool starts = !next.plan.chunks.empty();
+  if (!starts && !under_way_.has_value()) return false;
+  absl::Status status = starts ? StartStep(now, &next) : absl::OkStatus();
+  if (status.ok() && under_way_.has_value()) status = FinishStep(*under_way_);
+  under_way_.reset();
+  if (status.ok() && starts) {
+    const bool all_drawn =
+        next.num_plain == static_cast<int32_t>(next.rows.size());
+    if (all_drawn && decoder_.can_run_ahead()) {
+      under_way_ = std::move(next);
+    } else {
+      status = FinishStep(next);
+    }
   }
   if (!status.ok()) {
     Fail(status);
     return status;
   }
-  SendEvents(plan);
-  RemoveFinished();
-
-  if (observer_ != nullptr) {
-    const absl::Time end = absl::Now();
-    StepStats stats;
-    stats.step_seconds = absl::ToDoubleSeconds(end - start);
-    stats.planning_seconds = absl::ToDoubleSeconds(planned - start);
-    stats.forward_seconds = absl::ToDoubleSeconds(computed - planned);
-    stats.sampling_seconds = absl::ToDoubleSeconds(end - computed);
-    stats.num_prefill_tokens = plan.num_prefill_tokens;
-    stats.num_decode_tokens = plan.num_decode_tokens;
-    stats.num_seqs = batch.num_seqs();
-    stats.token_budget = plan.token_budget;
-    stats.num_running = scheduler_.num_running();
-    stats.num_waiting = scheduler_.num_waiting();
-    stats.free_blocks = pool_.num_free();
-    stats.total_blocks = pool_.num_blocks();
-    stats.num_preempted = plan.num_preempted;
-    stats.prefix_query_tokens = plan.prefix_query_tokens;
-    stats.prefix_hit_tokens = plan.prefix_hit_tokens;
-    stats.min_prefill_len = plan.min_prefill_len;
-    stats.max_prefill_len = plan.max_prefill_len;
-    stats.experts = decoder_.expert_stats();
-    observer_->OnStep(stats);
-    if (!step_tokens_.empty()) observer_->OnTokens(step_tokens_);
-  }
   return true;
 }
 
+absl::Status StepLoop::StartStep(absl::Time now, StepUnderWay* step) {
+  StepBatch batch = scheduler_.MakeBatch(step->plan);
+  ChooseRows(step, &batch);
+  for (const ScheduledChunk& chunk : step->plan.chunks) {
+    auto& request = *static_cast<Run*>(chunk.sequence)->request;
+    if (!request.first_scheduled.has_value()) request.first_scheduled = now;
+    step->requests.push_back(requests_.at(request.id));
+  }
+  step->started = absl::Now();
+  step->planning = step->started - now;
+  absl::Status status = decoder_.Start(batch, cache_);
+  const absl::Time queued = absl::Now();
+  step->forward = queued - step->started;
+  if (!status.ok()) return status;
+  scheduler_.Start(step->plan);
+  status = DrawPlainRows(*step);
+  step->sampling = absl::Now() - queued;
+  return status;
+}
+
+absl::Status StepLoop::FinishStep(StepUnderWay& step) {
+  const absl::Time begin = absl::Now();
+  absl::Status status = decoder_.Finish(&tokens_);
+  if (!status.ok()) return status;
+  const absl::Time finished = absl::Now();
+  step.forward += finished - begin;
+  // A step that was started behind another began when that one ended.
+  scheduler_.Commit(step.plan,
+                    finished - std::max(step.started, last_finished_));
+  last_finished_ = finished;
+  step_tokens_.clear();
+  AcceptPlainRows(step);
+  const std::span<const LogitsRow> rows(step.rows);
+  for (int32_t first = step.num_plain;
+       first < static_cast<int32_t>(rows.size()); first += kLogitsRows) {
+    const int32_t count =
+        std::min(kLogitsRows, static_cast<int32_t>(rows.size()) - first);
+    status = ProcessLogits(rows.subspan(first, count), first);
+    if (!status.ok()) return status;
+  }
+  SendEvents(step.plan);
+  RemoveFinished();
+  step.sampling += absl::Now() - finished;
+  ReportStep(step);
+  return absl::OkStatus();
+}
+
+void StepLoop::ReportStep(const StepUnderWay& step) {
+  if (observer_ == nullptr) return;
+  const StepPlan& plan = step.plan;
+  StepStats stats;
+  stats.step_seconds =
+      absl::ToDoubleSeconds(step.planning + step.forward + step.sampling);
+  stats.planning_seconds = absl::ToDoubleSeconds(step.planning);
+  stats.forward_seconds = absl::ToDoubleSeconds(step.forward);
+  stats.sampling_seconds = absl::ToDoubleSeconds(step.sampling);
+  stats.num_prefill_tokens = plan.num_prefill_tokens;
+  stats.num_decode_tokens = plan.num_decode_tokens;
+  stats.num_seqs = static_cast<int32_t>(plan.chunks.size());
+  stats.token_budget = plan.token_budget;
+  stats.num_running = scheduler_.num_running();
+  stats.num_waiting = scheduler_.num_waiting();
+  stats.free_blocks = pool_.num_free();
+  stats.total_blocks = pool_.num_blocks();
+  stats.num_preempted = plan.num_preempted;
+  stats.prefix_query_tokens = plan.prefix_query_tokens;
+  stats.prefix_hit_tokens = plan.prefix_hit_tokens;
+  stats.min_prefill_len = plan.min_prefill_len;
+  stats.max_prefill_len = plan.max_prefill_len;
+  stats.experts = decoder_.expert_stats();
+  observer_->OnStep(stats);
+  if (!step_tokens_.empty()) observer_->OnTokens(step_tokens_);
+}
+
 void StepLoop::Fail(const absl::Status& fault) {
+  under_way_.reset();
   for (auto& [id, request] : requests_) {
     FinishRequest(*request, FinishReason::kError, fault);
   }
@@ -169,18 +221,17 @@ void StepLoop::Fail(const absl::Status& fault) {
 
 // Which rows of the batch need logits: the last of a sequence that samples, and
 // prompt positions whose successor's logprob is asked for. Plain ones first.
-std::vector<StepLoop::LogitsRow> StepLoop::ChooseRows(const StepPlan& plan,
-                                                      StepBatch* batch) {
-  std::vector<LogitsRow> rows;
-  for (size_t c = 0; c < plan.chunks.size(); ++c) {
-    const ScheduledChunk& chunk = plan.chunks[c];
+void StepLoop::ChooseRows(StepUnderWay* step, StepBatch* batch) {
+  std::vector<LogitsRow>& rows = step->rows;
+  for (size_t c = 0; c < step->plan.chunks.size(); ++c) {
+    const ScheduledChunk& chunk = step->plan.chunks[c];
     Run& run = *static_cast<Run*>(chunk.sequence);
     const int32_t first_row = batch->cu_seqlens_q[c];
     ActiveRequest& request = *run.request;
     const bool wants_prompt =
         run.index == 0 && request.spec.sampling.prompt_logprobs >= 0;
     for (int32_t i = 0; i < chunk.num_tokens; ++i) {
-      const int32_t position = run.num_computed_tokens + i;
+      const int32_t position = chunk.first + i;
       const bool last = chunk.completes && i + 1 == chunk.num_tokens;
       // A preempted prefill comes by again: what was told is not told twice.
       const bool prompt = wants_prompt && position == request.num_prompt_rows &&
@@ -190,25 +241,11 @@ std::vector<StepLoop::LogitsRow> StepLoop::ChooseRows(const StepPlan& plan,
       rows.push_back({&run, position, last, first_row + i});
     }
   }
-  std::stable_partition(rows.begin(), rows.end(),
-                        [](const LogitsRow& row) { return IsPlain(*row.run); });
+  const auto other = std::stable_partition(
+      rows.begin(), rows.end(),
+      [](const LogitsRow& row) { return IsPlain(*row.run); });
+  step->num_plain = static_cast<int32_t>(other - rows.begin());
   for (const LogitsRow& row : rows) batch->logits_rows.push_back(row.row);
-  return rows;
-}
-
-absl::Status StepLoop::ProcessRows(std::span<const LogitsRow> rows) {
-  const auto first_other =
-      std::find_if(rows.begin(), rows.end(),
-                   [](const LogitsRow& row) { return !IsPlain(*row.run); });
-  const auto num_plain = static_cast<int32_t>(first_other - rows.begin());
-  const auto num_rows = static_cast<int32_t>(rows.size());
-  absl::Status status = SamplePlainRows(rows.first(num_plain));
-  for (int32_t first = num_plain; status.ok() && first < num_rows;
-       first += kLogitsRows) {
-    const int32_t count = std::min(kLogitsRows, num_rows - first);
-    status = ProcessLogits(rows.subspan(first, count), first);
-  }
-  return status;
 }
 
 bool StepLoop::IsPlain(const Run& run) {
@@ -218,30 +255,32 @@ bool StepLoop::IsPlain(const Run& run) {
          run.num_completion_tokens() >= sampling.min_tokens;
 }
 
-// They are the first of the decoder's rows.
-absl::Status StepLoop::SamplePlainRows(std::span<const LogitsRow> rows) {
-  if (rows.empty()) return absl::OkStatus();
+absl::Status StepLoop::DrawPlainRows(const StepUnderWay& step) {
+  if (step.num_plain == 0) return absl::OkStatus();
   draws_.clear();
   bool greedy = true;
-  for (const LogitsRow& row : rows) {
-    draws_.push_back(row.run->sampler->NextDraw());
+  for (int32_t i = 0; i < step.num_plain; ++i) {
+    Run& run = *step.rows[i].run;
+    draws_.push_back(run.sampler->NextDraw());
     greedy &= draws_.back().temperature <= 0;
+    run.token_ids.push_back(DrawnToken(i));
   }
-  tokens_.resize(rows.size());
-  absl::Status status =
-      decoder_.SampleTokens(0, static_cast<int32_t>(rows.size()),
-                            greedy ? nullptr : draws_.data(), tokens_.data());
-  if (!status.ok()) return status;
-  for (size_t i = 0; i < rows.size(); ++i) {
+  return decoder_.Draw(step.num_plain, greedy ? nullptr : draws_.data());
+}
+
+void StepLoop::AcceptPlainRows(const StepUnderWay& step) {
+  const absl::Time now = absl::Now();
+  for (int32_t i = 0; i < step.num_plain; ++i) {
+    Run& run = *step.rows[i].run;
+    if (run.finished) continue;
     if (tokens_[i] < 0) {
-      FinishRun(*rows[i].run, FinishReason::kError,
+      FinishRun(run, FinishReason::kError,
                 absl::InternalError(
                     "the model computed a logit that is not a finite number"));
     } else {
-      AcceptToken(*rows[i].run, tokens_[i], absl::Now());
+      AcceptToken(run, step.rows[i].position + 1, tokens_[i], now);
     }
   }
-  return absl::OkStatus();
 }
 
 // `first`: of the decoder's rows.
@@ -292,14 +331,22 @@ void StepLoop::SampleRow(Run& run, std::span<float> logits) {
     run.event.logprobs.push_back(
         ComputeLogprobs(raw_logits_, *token, sampling.logprobs));
   }
-  AcceptToken(run, *token, absl::Now());
+  run.token_ids.push_back(*token);
+  AcceptToken(run, run.num_tokens() - 1, *token, absl::Now());
 }
 
-void StepLoop::AcceptToken(Run& run, int32_t token, absl::Time now) {
+bool StepLoop::EndsByLength(const Run& run, int32_t num_tokens) const {
+  return num_tokens - run.num_prompt_tokens >=
+             run.request->spec.sampling.max_tokens ||
+         num_tokens >= max_model_len_;
+}
+
+void StepLoop::AcceptToken(Run& run, int32_t place, int32_t token,
+                           absl::Time now) {
   ActiveRequest& request = *run.request;
   const SamplingParams& sampling = request.spec.sampling;
   step_tokens_.push_back(token);
-  if (run.num_completion_tokens() == 0) {
+  if (place == run.num_prompt_tokens) {
     run.event.num_cached_tokens = run.num_cached_tokens;
     if (!request.first_token.has_value()) {
       request.first_token = now;
@@ -312,7 +359,7 @@ void StepLoop::AcceptToken(Run& run, int32_t token, absl::Time now) {
   }
   run.last_token = now;
   request.last_token = now;
-  run.token_ids.push_back(token);
+  run.token_ids[place] = token;
   run.event.token_ids.push_back(token);
   run.has_event = true;
 
@@ -321,8 +368,7 @@ void StepLoop::AcceptToken(Run& run, int32_t token, absl::Time now) {
   if (eos || Contains(sampling.stop_token_ids, token)) {
     run.event.stop_token_id = token;
     FinishRun(run, FinishReason::kStop, absl::OkStatus());
-  } else if (run.num_completion_tokens() >= sampling.max_tokens ||
-             run.num_tokens() >= max_model_len_) {
+  } else if (EndsByLength(run, place + 1)) {
     FinishRun(run, FinishReason::kLength, absl::OkStatus());
   }
 }
@@ -331,6 +377,7 @@ void StepLoop::FinishRun(Run& run, FinishReason reason, absl::Status status) {
   ActiveRequest& request = *run.request;
   run.finished = true;
   scheduler_.Remove(&run);
+  while (IsDrawnToken(run.token_ids.back())) run.token_ids.pop_back();
   run.event.index = run.index;
   run.event.finish_reason = reason;
   run.event.status = std::move(status);
@@ -354,7 +401,7 @@ void StepLoop::FinishRequest(ActiveRequest& request, FinishReason reason,
 void StepLoop::SendEvents(const StepPlan& plan) {
   for (const ScheduledChunk& chunk : plan.chunks) {
     Run& run = *static_cast<Run*>(chunk.sequence);
-    if (run.num_completion_tokens() > 0) ScheduleSiblings(*run.request);
+    if (run.request->first_token.has_value()) ScheduleSiblings(*run.request);
     if (!run.has_event) continue;
     run.event.index = run.index;
     run.request->stream->Push(std::move(run.event));

@@ -1,13 +1,21 @@
 // StepLoop is the engine's step thread without the thread: it holds the active
-// requests and runs one step at a time. Everything here belongs to one thread.
+// requests and runs one step after another. Everything here belongs to one
+// thread.
 //
 //   loop.Handle(mail)  take arrivals, cancellations and finished sequences
-//   loop.Step(now)     deadlines, plan, forward pass, sampling, results out
+//   loop.Step()        deadlines, plan, forward pass, sampling, results out
+//
+// Where the decoder can run ahead, Step() starts a step and then finishes the
+// one before it, so that a device computes while the host plans and sends
+// results. Sequences go on from tokens that are not known yet (DrawnToken);
+// what a sequence that has ended meanwhile computed is dropped. A step whose
+// logits the host must see is finished before the next is planned.
 #pragma once
 
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,7 +45,7 @@ class StepLoop {
   // Ends every request with that fault: those that came after it.
   void Fail(const absl::Status& fault);
 
-  bool idle() const { return requests_.empty(); }
+  bool idle() const { return requests_.empty() && !under_way_.has_value(); }
   int32_t num_requests() const {
     return static_cast<int32_t>(requests_.size());
   }
@@ -54,21 +62,37 @@ class StepLoop {
     bool samples;      // else: a prompt position whose logprob is asked for
     int32_t row;       // of the batch
   };
+  // A step that the decoder has started.
+  struct StepUnderWay {
+    StepPlan plan;
+    std::vector<LogitsRow> rows;
+    int32_t num_plain = 0;  // of `rows`, the first, which the decoder draws
+    // Those in the plan, which may end before the step does.
+    std::vector<std::shared_ptr<ActiveRequest>> requests;
+    absl::Time started;  // on the decoder
+    // Spent so far.
+    absl::Duration planning, forward, sampling;
+  };
 
   void Admit(std::unique_ptr<ActiveRequest> request);
   void ScheduleSiblings(ActiveRequest& request);
   void DropExpired(absl::Time now);
   void UpdatePaused();
-  std::vector<LogitsRow> ChooseRows(const StepPlan& plan, StepBatch* batch);
-  absl::Status ProcessRows(std::span<const LogitsRow> rows);
+  bool LastIsUnderWay(const Run& run) const;
+  absl::Status StartStep(absl::Time now, StepUnderWay* step);
+  absl::Status FinishStep(StepUnderWay& step);
+  void ChooseRows(StepUnderWay* step, StepBatch* batch);
   // Whether a token, drawn from logits as they are, is all that the row is for.
   static bool IsPlain(const Run& run);
-  absl::Status SamplePlainRows(std::span<const LogitsRow> rows);
+  absl::Status DrawPlainRows(const StepUnderWay& step);
+  void AcceptPlainRows(const StepUnderWay& step);
   absl::Status ProcessLogits(std::span<const LogitsRow> rows, int32_t first);
   void NotePromptLogprobs(Run& run, int32_t position,
                           std::span<const float> logits);
   void SampleRow(Run& run, std::span<float> logits);
-  void AcceptToken(Run& run, int32_t token, absl::Time now);
+  bool EndsByLength(const Run& run, int32_t num_tokens) const;
+  // `place`: of the token in the sequence.
+  void AcceptToken(Run& run, int32_t place, int32_t token, absl::Time now);
   void FinishRun(Run& run, FinishReason reason, absl::Status status);
   void FinishRequest(ActiveRequest& request, FinishReason reason,
                      const absl::Status& status);
@@ -76,6 +100,7 @@ class StepLoop {
   void Retire(uint64_t id);
   void RemoveFinished();
   void ReportFinished(const ActiveRequest& request);
+  void ReportStep(const StepUnderWay& step);
 
   Decoder& decoder_;
   PagedCache& cache_;
@@ -83,10 +108,12 @@ class StepLoop {
   EngineObserver* const observer_;
   BlockPool pool_;
   Scheduler scheduler_;
-  std::map<uint64_t, std::unique_ptr<ActiveRequest>> requests_;
+  std::map<uint64_t, std::shared_ptr<ActiveRequest>> requests_;
+  std::optional<StepUnderWay> under_way_;
+  absl::Time last_finished_;  // of steps
   uint64_t next_arrival_ = 1;
   std::vector<TokenDraw> draws_;      // workspace
-  std::vector<int32_t> tokens_;       // workspace
+  std::vector<int32_t> tokens_;       // drawn in the step being finished
   std::vector<float> logits_;         // [kLogitsRows, vocab_size], if needed
   std::vector<float> raw_logits_;     // [vocab_size], before penalties
   std::vector<int32_t> forbidden_;    // workspace

@@ -28,7 +28,6 @@ absl::StatusOr<std::unique_ptr<ExpertLoad>> ExpertLoad::Create(
         absl::StrCat("experts chosen: ", choices.status().message()));
   }
   load->choices_ = *std::move(choices);
-  load->host_choices_.resize(count);
   load->loads_.resize(load->num_rows_ * load->num_experts_);
   load->recent_.resize(load->loads_.size());
   return load;
@@ -40,14 +39,16 @@ int32_t* ExpertLoad::choices(int layer, int64_t num_tokens) const {
          row_of_layer_[layer] * num_tokens * top_k_;
 }
 
-absl::Status ExpertLoad::Count(int64_t num_tokens) {
+std::unique_ptr<DeviceFetch> ExpertLoad::Fetch(int64_t num_tokens) const {
   // Configurations may have experts and only dense layers.
-  if (num_rows_ == 0) return kernels_.Synchronize();
+  if (num_rows_ == 0) return nullptr;
+  return kernels_.Fetch(
+      choices_->data(),
+      num_rows_ * num_tokens * top_k_ * static_cast<int64_t>(sizeof(int32_t)));
+}
+
+void ExpertLoad::Count(int64_t num_tokens, const int32_t* choices) {
   const int64_t row = num_tokens * top_k_;
-  absl::Status status = kernels_.Download(
-      choices_->data(), num_rows_ * row * static_cast<int64_t>(sizeof(int32_t)),
-      host_choices_.data());
-  if (!status.ok()) return status;
   const auto decay = static_cast<float>(
       std::exp2(-static_cast<double>(num_tokens) / kHalfLife));
   for (float& recent : recent_) recent *= decay;
@@ -55,13 +56,12 @@ absl::Status ExpertLoad::Count(int64_t num_tokens) {
     uint64_t* load = loads_.data() + r * num_experts_;
     float* recent = recent_.data() + r * num_experts_;
     for (int64_t i = 0; i < row; ++i) {
-      const int32_t expert = host_choices_[r * row + i];
+      const int32_t expert = choices[r * row + i];
       if (expert < 0) continue;  // a router of NaNs chooses none
       ++load[expert];
       ++recent[expert];
     }
   }
-  return absl::OkStatus();
 }
 
 std::array<double, 3> ExpertLoad::Imbalance() const {

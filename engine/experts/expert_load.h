@@ -1,6 +1,6 @@
 // ExpertLoad counts how often the experts of each layer are chosen. What the
-// routers of a step choose lies in the kernel table's memory until the step's
-// end and then comes to the host at once. Threads: step thread only.
+// routers of a step choose lies in the kernel table's memory until all have,
+// and then comes to the host at once. Threads: step thread only.
 #pragma once
 
 #include <array>
@@ -26,9 +26,11 @@ class ExpertLoad {
   // Where the router of `layer` puts what it chooses in a step of `num_tokens`:
   // [num_tokens, num_experts_per_tok]. REQUIRES: the layer has experts.
   int32_t* choices(int layer, int64_t num_tokens) const;
-  // Ends a step: waits for its ops and counts what all routers have chosen.
-  // Internal on a device fault.
-  absl::Status Count(int64_t num_tokens);
+  // Queues the copy of what all routers of a step have chosen; nullptr if no
+  // layer has experts.
+  std::unique_ptr<DeviceFetch> Fetch(int64_t num_tokens) const;
+  // Counts what was fetched.
+  void Count(int64_t num_tokens, const int32_t* choices);
 
   // How often each expert was chosen since the start: [n_routed_experts]; empty
   // for a layer without experts.
@@ -53,7 +55,6 @@ class ExpertLoad {
   std::vector<int32_t> row_of_layer_;  // -1: no experts
   int32_t num_rows_ = 0;
   std::unique_ptr<DeviceBuffer> choices_;  // [num_rows, num_tokens, top_k]
-  std::vector<int32_t> host_choices_;      // of the last step
   std::vector<uint64_t> loads_;            // [num_rows, num_experts]
   std::vector<float> recent_;              // like loads_
 };

@@ -1,5 +1,12 @@
 // Decoder is a model ready to run: packed weights behind one forward pass. It
 // knows batches and the cache, not requests. Threads: step thread only.
+//
+//   decoder.Start(batch, cache)   queue a step (where the device's memory is
+//   the decoder.Draw(count, draws)    host's: compute it)
+//   decoder.Finish(&tokens)       wait for the oldest step that is under way
+//
+// If can_run_ahead(), the next step may be started before one is finished: what
+// was drawn in it goes in as DrawnToken().
 #pragma once
 
 #include <cstdint>
@@ -7,6 +14,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -48,31 +56,43 @@ class Decoder {
   virtual int64_t weight_bytes() const = 0;
   virtual int64_t workspace_bytes() const = 0;
 
-  // Runs the batch: writes the new tokens' cache rows and keeps the final
-  // hidden states of batch.logits_rows. Internal on a device fault.
-  // REQUIRES: 0 < batch.num_tokens() <= max_tokens_per_step.
-  virtual absl::Status Forward(const StepBatch& batch, PagedCache& cache) = 0;
+  // Whether two steps may be under way at once; else one.
+  virtual bool can_run_ahead() const = 0;
 
-  // Logits of rows [first, first + count) of the last Forward's logits_rows
-  // into out [count, vocab_size]: in pieces, so that memory stays bounded
-  // however many prompt positions are asked for.
+  // Starts a step: the new tokens' cache rows are written, and the final hidden
+  // states of batch.logits_rows are kept. Internal on a device fault, which may
+  // show in a later call only.
+  // REQUIRES: 0 < batch.num_tokens() <= max_tokens_per_step.
+  virtual absl::Status Start(const StepBatch& batch, PagedCache& cache) = 0;
+  // Draws a token where the logits lie for each of the first `count` > 0
+  // logits_rows of the step started last. `draws`: [count], nullptr if all are
+  // greedy. At most once a step.
+  virtual absl::Status Draw(int32_t count, const TokenDraw* draws) = 0;
+  // Waits for the oldest step under way. `tokens` becomes what was drawn in it,
+  // -1 where a logit is NaN or none is finite.
+  virtual absl::Status Finish(std::vector<int32_t>* tokens) = 0;
+
+  // Start and Finish, for those who read logits.
+  absl::Status Forward(const StepBatch& batch, PagedCache& cache) {
+    std::vector<int32_t> none;
+    absl::Status status = Start(batch, cache);
+    return status.ok() ? Finish(&none) : status;
+  }
+
+  // Logits of rows [first, first + count) of the last step's logits_rows into
+  // out [count, vocab_size]: in pieces, so that memory stays bounded however
+  // many prompt positions are asked for. REQUIRES: no step is under way.
   virtual absl::Status Logits(int32_t first, int32_t count, float* out) = 0;
 
-  // A token for each of these rows, drawn where the logits lie; -1 if one is
-  // NaN or none is finite. `draws`: [count], nullptr if all are greedy.
-  virtual absl::Status SampleTokens(int32_t first, int32_t count,
-                                    const TokenDraw* draws,
-                                    int32_t* tokens) = 0;
-
-  // Final hidden states of the last Forward's logits_rows, after the last norm:
+  // Final hidden states of the last step's logits_rows, after the last norm:
   // [logits_rows, hidden_size] in the table's memory. Valid until the next
-  // Forward.
+  // step.
   virtual const float* hidden_states() const = 0;
 
-  // How often each expert of a layer was chosen since the start; empty for a
-  // layer without experts.
+  // How often each expert of a layer was chosen in the steps finished; empty
+  // for a layer without experts.
   virtual std::span<const uint64_t> expert_load(int layer) const = 0;
-  // Of the steps so far; of nothing in a model without experts.
+  // Of the steps finished; of nothing in a model without experts.
   virtual ExpertStats expert_stats() const = 0;
 };
 

@@ -1,6 +1,7 @@
 #include "engine/models/decoder_stack.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -69,7 +70,8 @@ absl::StatusOr<std::unique_ptr<Decoder>> DecoderStack::Create(
   WeightLoader loader(checkpoint, kernels, options.precision);
   stack->embed_tokens_ = loader.Stored("model.embed_tokens.weight");
   stack->final_norm_ = loader.Floats("model.norm.weight");
-  stack->logits_head_ = std::make_unique<LogitsHead>(kernels, loader);
+  stack->logits_head_ = std::make_unique<LogitsHead>(
+      kernels, options.max_tokens_per_step, loader);
   if (stack->config_.hc_mult > 0) {
     stack->head_connection_ = std::make_unique<HyperConnection>(
         stack->config_, "model.hc_head", loader);
@@ -279,12 +281,14 @@ void DecoderStack::KeepLogitsRows(const StepBatch& batch) {
   Norm(normed_, final_norm_, num_logits_rows_, normed_);
 }
 
-absl::Status DecoderStack::Forward(const StepBatch& batch, PagedCache& cache) {
+absl::Status DecoderStack::Start(const StepBatch& batch, PagedCache& cache) {
   const int64_t num_tokens = batch.num_tokens();
   SHOAL_CHECK(num_tokens > 0 && num_tokens <= options_.max_tokens_per_step);
+  SHOAL_CHECK(under_way_.size() < (can_run_ahead() ? 2 : 1));
   absl::Status status = Stage(batch, cache);
   if (!status.ok()) return status;
   num_logits_rows_ = static_cast<int32_t>(batch.logits_rows.size());
+  logits_head_->PutDrawn(inputs_);
   const auto ops = [&] {
     Embed(num_tokens);
     absl::Status done = RunLayers(batch, cache);
@@ -293,16 +297,47 @@ absl::Status DecoderStack::Forward(const StepBatch& batch, PagedCache& cache) {
   };
   status = IsReplayable(batch) ? kernels_.Replay(ReplayKey(batch, cache), ops)
                                : ops();
-  return status.ok() ? EndStep(num_tokens) : status;
+  if (!status.ok()) return status;
+  StepResults& results = under_way_.emplace_back();
+  results.num_tokens = num_tokens;
+  if (expert_load_ != nullptr) {
+    results.expert_choices = expert_load_->Fetch(num_tokens);
+  }
+  return absl::OkStatus();
 }
 
-absl::Status DecoderStack::EndStep(int64_t num_tokens) {
-  if (expert_load_ == nullptr) return kernels_.Synchronize();
-  absl::Status status = expert_load_->Count(num_tokens);
-  if (status.ok() && expert_tiers_ != nullptr) {
-    status = expert_tiers_->EndStep(*expert_load_);
+absl::Status DecoderStack::Draw(int32_t count, const TokenDraw* draws) {
+  SHOAL_CHECK(count > 0 && count <= num_logits_rows_);
+  SHOAL_CHECK(!under_way_.empty() && under_way_.back().drawn == nullptr);
+  under_way_.back().num_drawn = count;
+  under_way_.back().drawn = logits_head_->Draw(normed_, count, draws);
+  return absl::OkStatus();
+}
+
+absl::Status DecoderStack::Finish(std::vector<int32_t>* tokens) {
+  SHOAL_CHECK(!under_way_.empty());
+  const StepResults results = std::move(under_way_.front());
+  under_way_.pop_front();
+  tokens->resize(results.num_drawn);
+  absl::Status status = results.expert_choices != nullptr
+                            ? CountExperts(results)
+                            : absl::OkStatus();
+  if (results.drawn == nullptr) {
+    return status.ok() ? kernels_.Synchronize() : status;
   }
+  const absl::StatusOr<const void*> drawn = results.drawn->Wait();
+  if (!drawn.ok()) return drawn.status();
+  std::memcpy(tokens->data(), *drawn, tokens->size() * sizeof(int32_t));
   return status;
+}
+
+absl::Status DecoderStack::CountExperts(const StepResults& results) {
+  const absl::StatusOr<const void*> choices = results.expert_choices->Wait();
+  if (!choices.ok()) return choices.status();
+  expert_load_->Count(results.num_tokens,
+                      static_cast<const int32_t*>(*choices));
+  return expert_tiers_ == nullptr ? absl::OkStatus()
+                                  : expert_tiers_->EndStep(*expert_load_);
 }
 
 ExpertStats DecoderStack::expert_stats() const {
@@ -320,15 +355,8 @@ ExpertStats DecoderStack::expert_stats() const {
   return stats;
 }
 
-absl::Status DecoderStack::SampleTokens(int32_t first, int32_t count,
-                                        const TokenDraw* draws,
-                                        int32_t* tokens) {
-  SHOAL_CHECK(first >= 0 && count >= 0 && first + count <= num_logits_rows_);
-  return logits_head_->Sample(normed_ + first * config_.hidden_size, count,
-                              draws, tokens);
-}
-
 absl::Status DecoderStack::Logits(int32_t first, int32_t count, float* out) {
+  SHOAL_CHECK(under_way_.empty());
   SHOAL_CHECK(first >= 0 && count >= 0 && first + count <= num_logits_rows_);
   return logits_head_->Run(normed_ + first * config_.hidden_size, count, out);
 }

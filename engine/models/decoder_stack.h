@@ -4,6 +4,7 @@
 // are, and what they keep in the cache, is decided where it is built.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,10 +35,14 @@ class DecoderStack : public Decoder {
            (expert_load_ == nullptr ? 0 : expert_load_->bytes()) +
            (expert_tiers_ == nullptr ? 0 : expert_tiers_->workspace_bytes());
   }
-  absl::Status Forward(const StepBatch& batch, PagedCache& cache) override;
+  // Experts in two tiers have the host take part in every layer.
+  bool can_run_ahead() const override {
+    return kernels_.is_asynchronous() && expert_tiers_ == nullptr;
+  }
+  absl::Status Start(const StepBatch& batch, PagedCache& cache) override;
+  absl::Status Draw(int32_t count, const TokenDraw* draws) override;
+  absl::Status Finish(std::vector<int32_t>* tokens) override;
   absl::Status Logits(int32_t first, int32_t count, float* out) override;
-  absl::Status SampleTokens(int32_t first, int32_t count,
-                            const TokenDraw* draws, int32_t* tokens) override;
   const float* hidden_states() const override { return normed_; }
   std::span<const uint64_t> expert_load(int layer) const override {
     if (expert_load_ == nullptr) return {};
@@ -46,6 +51,14 @@ class DecoderStack : public Decoder {
   ExpertStats expert_stats() const override;
 
  private:
+  // What comes to the host of a step under way.
+  struct StepResults {
+    int64_t num_tokens = 0;
+    std::unique_ptr<DeviceFetch> expert_choices;  // nullptr: no experts
+    int32_t num_drawn = 0;
+    std::unique_ptr<DeviceFetch> drawn;  // nullptr: none
+  };
+
   // Half a layer: attention or MLP.
   struct SubLayer {
     DeviceArray<float> norm;
@@ -64,7 +77,7 @@ class DecoderStack : public Decoder {
   void LoadLayer(int layer, WeightLoader& loader);
   absl::Status RunSubLayer(const StepContext& step, SubLayer& sub_layer);
   absl::Status AllocateWorkspace();
-  absl::Status EndStep(int64_t num_tokens);
+  absl::Status CountExperts(const StepResults& results);
   absl::Status Stage(const StepBatch& batch, const PagedCache& cache);
   void Embed(int64_t num_tokens);
   absl::Status RunLayers(const StepBatch& batch, PagedCache& cache);
@@ -89,7 +102,9 @@ class DecoderStack : public Decoder {
   std::unique_ptr<LogitsHead> logits_head_;
   int64_t weight_bytes_ = 0;
 
-  // Of the step under way.
+  std::deque<StepResults> under_way_;  // the oldest first
+
+  // Of the step started last.
   InputStaging staging_;
   StepInputs inputs_;
   V4Inputs v4_inputs_;

@@ -54,9 +54,9 @@ InputStaging::Place InputStaging::TakeBytes(int64_t bytes) {
   Piece& piece = pieces_.back();
   const int64_t offset = piece.used;
   piece.used += rounded;
-  const auto* device = piece.device == nullptr
-                           ? nullptr
-                           : static_cast<const uint8_t*>(piece.device->data());
+  auto* device = piece.device == nullptr
+                     ? nullptr
+                     : static_cast<uint8_t*>(piece.device->data());
   return {piece.host + offset, device == nullptr ? nullptr : device + offset};
 }
 

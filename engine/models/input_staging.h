@@ -24,24 +24,24 @@ namespace shoal {
 template <typename T>
 struct StagedArray {
   T* host = nullptr;  // to write
-  const T* device = nullptr;
+  T* device = nullptr;
 };
 
 class InputStaging {
  public:
   explicit InputStaging(KernelTable& kernels) : kernels_(kernels) {}
 
-  // Forgets all arrays. REQUIRES: ops that read them are done.
+  // Forgets all arrays. Ops that read them come before whatever is queued next.
   void Begin();
   // 64-byte aligned; what it holds before it is filled is not known.
   template <typename T>
   StagedArray<T> Take(int64_t count) {
     const Place place = TakeBytes(count * static_cast<int64_t>(sizeof(T)));
     return {reinterpret_cast<T*>(place.host),
-            reinterpret_cast<const T*>(place.device)};
+            reinterpret_cast<T*>(place.device)};
   }
   template <typename T>
-  const T* Copy(const std::vector<T>& values) {
+  T* Copy(const std::vector<T>& values) {
     const auto array = Take<T>(static_cast<int64_t>(values.size()));
     std::copy(values.begin(), values.end(), array.host);
     return array.device;
@@ -52,7 +52,7 @@ class InputStaging {
  private:
   struct Place {
     uint8_t* host;
-    const uint8_t* device;
+    uint8_t* device;
   };
   // Arrays lie one behind another in a piece. A step that needs several leaves
   // one behind that is as large as all.

@@ -15,17 +15,18 @@ constexpr auto kFloatBytes = static_cast<int64_t>(sizeof(float));
 
 }  // namespace
 
-LogitsHead::LogitsHead(KernelTable& kernels, WeightLoader& loader)
+LogitsHead::LogitsHead(KernelTable& kernels, int64_t max_rows,
+                       WeightLoader& loader)
     : kernels_(kernels),
-      max_rows_(kernels.memory_is_host() ? kHostRows : kDeviceRows),
+      rows_at_a_time_(kernels.memory_is_host() ? kHostRows : kDeviceRows),
       weight_(loader.Matrix(loader.Contains("lm_head.weight")
                                 ? "lm_head.weight"
                                 : "model.embed_tokens.weight")) {
   if (weight_ == nullptr) return;
-  rows_ = loader.Allocate("logits",
-                          max_rows_ * weight_->out_features() * kFloatBytes);
-  draws_ = loader.Allocate("draws", max_rows_ * kDrawBytes);
-  tokens_ = loader.Allocate("tokens", max_rows_ * kTokenBytes);
+  rows_ = loader.Allocate(
+      "logits", rows_at_a_time_ * weight_->out_features() * kFloatBytes);
+  draws_ = loader.Allocate("draws", max_rows * kDrawBytes);
+  tokens_ = loader.Allocate("tokens", max_rows * kTokenBytes);
 }
 
 void LogitsHead::Multiply(const float* in, int64_t count, float* out) {
@@ -39,8 +40,8 @@ absl::Status LogitsHead::Run(const float* in, int64_t count, float* out) {
     return kernels_.Synchronize();
   }
   const int64_t vocab_size = weight_->out_features();
-  for (int64_t first = 0; first < count; first += max_rows_) {
-    const int64_t rows = std::min(max_rows_, count - first);
+  for (int64_t first = 0; first < count; first += rows_at_a_time_) {
+    const int64_t rows = std::min(rows_at_a_time_, count - first);
     Multiply(in + first * weight_->in_features(), rows,
              static_cast<float*>(rows_->data()));
     absl::Status status =
@@ -51,25 +52,32 @@ absl::Status LogitsHead::Run(const float* in, int64_t count, float* out) {
   return absl::OkStatus();
 }
 
-absl::Status LogitsHead::Sample(const float* in, int64_t count,
-                                const TokenDraw* draws, int32_t* tokens) {
+std::unique_ptr<DeviceFetch> LogitsHead::Draw(const float* in, int64_t count,
+                                              const TokenDraw* draws) {
   auto* logits = static_cast<float*>(rows_->data());
-  const auto* device_draws =
-      draws == nullptr ? nullptr : static_cast<TokenDraw*>(draws_->data());
-  auto* device_tokens = static_cast<int32_t*>(tokens_->data());
-  for (int64_t first = 0; first < count; first += max_rows_) {
-    const int64_t rows = std::min(max_rows_, count - first);
-    Multiply(in + first * weight_->in_features(), rows, logits);
-    if (draws != nullptr) {
-      kernels_.Upload(draws + first, rows * kDrawBytes, draws_->data());
-    }
-    kernels_.Sample(
-        {logits, device_draws, rows, weight_->out_features(), device_tokens});
-    absl::Status status =
-        kernels_.Download(device_tokens, rows * kTokenBytes, tokens + first);
-    if (!status.ok()) return status;
+  const TokenDraw* device_draws = nullptr;
+  if (draws != nullptr) {
+    kernels_.Upload(draws, count * kDrawBytes, draws_->data());
+    device_draws = static_cast<const TokenDraw*>(draws_->data());
   }
-  return absl::OkStatus();
+  auto* tokens = static_cast<int32_t*>(tokens_->data());
+  for (int64_t first = 0; first < count; first += rows_at_a_time_) {
+    const int64_t rows = std::min(rows_at_a_time_, count - first);
+    Multiply(in + first * weight_->in_features(), rows, logits);
+    kernels_.Sample({logits,
+                     device_draws == nullptr ? nullptr : device_draws + first,
+                     rows, weight_->out_features(), tokens + first});
+  }
+  return kernels_.Fetch(tokens, count * kTokenBytes);
+}
+
+void LogitsHead::PutDrawn(const StepInputs& inputs) {
+  if (inputs.num_drawn == 0) return;
+  const int64_t max_rows = tokens_->bytes() / kTokenBytes;
+  kernels_.CopyRows(
+      {ConstTensorView(tokens_->data(), DType::kI32, {max_rows, 1}),
+       TensorView(inputs.token_ids, DType::kI32, {inputs.num_tokens, 1}),
+       inputs.drawn_rows, inputs.drawn_places, inputs.num_drawn});
 }
 
 }  // namespace shoal

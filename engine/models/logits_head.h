@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "engine/models/step_inputs.h"
 #include "engine/models/weight_loader.h"
 #include "kernels/kernel_table.h"
 
@@ -14,16 +15,19 @@ namespace shoal {
 class LogitsHead {
  public:
   // "lm_head.weight", or the embedding in models that tie them; errors stay in
-  // the loader. `kernels` must outlive it.
-  LogitsHead(KernelTable& kernels, WeightLoader& loader);
+  // the loader. `max_rows`: of Draw(). `kernels` must outlive it.
+  LogitsHead(KernelTable& kernels, int64_t max_rows, WeightLoader& loader);
 
   // in [count, hidden_size] in the table's memory, out [count, vocab_size] in
   // the host's. Waits for the device. Internal on a device fault.
   absl::Status Run(const float* in, int64_t count, float* out);
-  // A token of each row, as SampleParams::out; only these cross from the
-  // device. `draws`: one a row, nullptr if all are greedy. Else as Run().
-  absl::Status Sample(const float* in, int64_t count, const TokenDraw* draws,
-                      int32_t* tokens);
+  // Queues the draw of a token from each row: int32 [count], as
+  // SampleParams::out, which alone cross from the device. `draws`: one a row,
+  // nullptr if all are greedy.
+  std::unique_ptr<DeviceFetch> Draw(const float* in, int64_t count,
+                                    const TokenDraw* draws);
+  // Puts what was drawn last into a step's token_ids, where inputs want it.
+  void PutDrawn(const StepInputs& inputs);
   int64_t workspace_bytes() const {
     return rows_ == nullptr
                ? 0
@@ -34,10 +38,10 @@ class LogitsHead {
   void Multiply(const float* in, int64_t count, float* out);
 
   KernelTable& kernels_;
-  const int64_t max_rows_;
+  const int64_t rows_at_a_time_;
   std::unique_ptr<PackedMatrix> weight_;
-  std::unique_ptr<DeviceBuffer> rows_;            // of logits, max_rows_
-  std::unique_ptr<DeviceBuffer> draws_, tokens_;  // of these rows
+  std::unique_ptr<DeviceBuffer> rows_;            // of logits, rows_at_a_time_
+  std::unique_ptr<DeviceBuffer> draws_, tokens_;  // of max_rows
 };
 
 }  // namespace shoal

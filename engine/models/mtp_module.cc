@@ -54,7 +54,8 @@ MtpModule::MtpModule(const Checkpoint& checkpoint,
                                   nullptr, loader);
   // The module's own copies of these two equal the main model's.
   embed_tokens_ = loader.Stored("model.embed_tokens.weight");
-  logits_head_ = std::make_unique<LogitsHead>(kernels, loader);
+  logits_head_ = std::make_unique<LogitsHead>(
+      kernels, options.max_tokens_per_step, loader);
 }
 
 absl::Status MtpModule::AllocateWorkspace(int64_t tokens) {

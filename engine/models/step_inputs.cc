@@ -1,6 +1,7 @@
 #include "engine/models/step_inputs.h"
 
 #include <numeric>
+#include <vector>
 
 namespace shoal {
 
@@ -15,9 +16,28 @@ RopeAngles StageAngles(const RotaryEmbedding& rope,
   return {cos.device, sin.device};
 }
 
+namespace {
+
+void StageDrawn(const StepBatch& batch, InputStaging& staging,
+                StepInputs* inputs) {
+  std::vector<int32_t> places, rows;
+  for (int32_t t = 0; t < batch.num_tokens(); ++t) {
+    const int32_t token = batch.token_ids[t];
+    if (!IsDrawnToken(token)) continue;
+    places.push_back(t);
+    rows.push_back(RowOfDrawnToken(token));
+  }
+  inputs->num_drawn = static_cast<int64_t>(places.size());
+  inputs->drawn_places = staging.Copy(places);
+  inputs->drawn_rows = staging.Copy(rows);
+}
+
+}  // namespace
+
 StepInputs StageBatch(const StepBatch& batch, const RotaryEmbedding& rope,
                       int64_t num_rows, InputStaging& staging) {
   StepInputs inputs;
+  inputs.num_tokens = batch.num_tokens();
   inputs.token_ids = staging.Copy(batch.token_ids);
   inputs.positions = staging.Copy(batch.positions);
   inputs.slot_mapping = staging.Copy(batch.slot_mapping);
@@ -35,6 +55,8 @@ StepInputs StageBatch(const StepBatch& batch, const RotaryEmbedding& rope,
   std::iota(rows.host, rows.host + num_rows, 0);
   inputs.rows = rows.device;
   inputs.rope = StageAngles(rope, batch.positions, staging);
+  // Last, so that the others lie where they did in a step without.
+  StageDrawn(batch, staging, &inputs);
   return inputs;
 }
 

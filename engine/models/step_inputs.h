@@ -19,8 +19,9 @@ struct RopeAngles {
 
 // Valid until the staging's next Begin(), readable after its Upload().
 struct StepInputs {
-  // As in StepBatch.
-  const int32_t* token_ids = nullptr;
+  // As in StepBatch; DrawnToken() have yet to be put in (LogitsHead).
+  int64_t num_tokens = 0;
+  int32_t* token_ids = nullptr;
   const int32_t* positions = nullptr;
   const int64_t* slot_mapping = nullptr;
   const int32_t* cu_seqlens_q = nullptr;
@@ -32,6 +33,11 @@ struct StepInputs {
   const int32_t* num_visible = nullptr;  // [num_tokens], positions + 1
   const int32_t* rows = nullptr;         // 0, 1, 2, ... [num_rows]
   RopeAngles rope;
+
+  // Places in token_ids that wait for what was drawn, and for which row.
+  int64_t num_drawn = 0;
+  const int32_t* drawn_places = nullptr;  // [num_drawn]
+  const int32_t* drawn_rows = nullptr;    // [num_drawn]
 };
 
 // `num_rows` >= batch.num_tokens().

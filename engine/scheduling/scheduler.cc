@@ -214,7 +214,8 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
 void Scheduler::AddChunk(Sequence* sequence, int32_t num_tokens, bool decode,
                          StepPlan* plan) {
   SHOAL_CHECK(!InPlan(*plan, sequence));
-  plan->chunks.push_back({sequence, num_tokens, decode,
+  plan->chunks.push_back({sequence, sequence->num_computed_tokens, num_tokens,
+                          decode,
                           num_tokens == sequence->num_uncomputed_tokens()});
   (decode ? plan->num_decode_tokens : plan->num_prefill_tokens) += num_tokens;
 }
@@ -236,7 +237,7 @@ StepBatch Scheduler::MakeBatch(const StepPlan& plan) const {
   for (const ScheduledChunk& chunk : plan.chunks) {
     const Sequence& s = *chunk.sequence;
     for (int32_t i = 0; i < chunk.num_tokens; ++i) {
-      const int32_t position = s.num_computed_tokens + i;
+      const int32_t position = chunk.first + i;
       batch.token_ids.push_back(s.token_ids[position]);
       batch.positions.push_back(position);
       batch.slot_mapping.push_back(
@@ -244,7 +245,7 @@ StepBatch Scheduler::MakeBatch(const StepPlan& plan) const {
           position % block_size);
     }
     batch.cu_seqlens_q.push_back(batch.num_tokens());
-    batch.context_lens.push_back(s.num_computed_tokens + chunk.num_tokens);
+    batch.context_lens.push_back(chunk.first + chunk.num_tokens);
     batch.state_slots.push_back(s.state_slot);
     batch.block_tables.insert(batch.block_tables.end(), s.block_table.begin(),
                               s.block_table.end());
@@ -254,13 +255,19 @@ StepBatch Scheduler::MakeBatch(const StepPlan& plan) const {
   return batch;
 }
 
+void Scheduler::Start(const StepPlan& plan) {
+  for (const ScheduledChunk& chunk : plan.chunks) {
+    chunk.sequence->num_computed_tokens += chunk.num_tokens;
+  }
+}
+
 void Scheduler::Commit(const StepPlan& plan, absl::Duration elapsed) {
   const int32_t block_size = pool_->block_size();
   for (const ScheduledChunk& chunk : plan.chunks) {
-    Sequence& s = *chunk.sequence;
-    const int32_t full_before = s.num_computed_tokens / block_size;
-    s.num_computed_tokens += chunk.num_tokens;
-    const int32_t full = s.num_computed_tokens / block_size;
+    const Sequence& s = *chunk.sequence;
+    if (!s.running) continue;  // has lost its blocks meanwhile
+    const int32_t full_before = chunk.first / block_size;
+    const int32_t full = (chunk.first + chunk.num_tokens) / block_size;
     if (s.use_prefix_cache && full > full_before) {
       pool_->Cache(s.token_ids, s.cache_salt, s.block_table, full_before, full);
     }

@@ -35,9 +35,10 @@ struct SchedulerOptions {
   absl::Duration target_step_time = absl::ZeroDuration();  // 0: fixed budget
 };
 
-// Tokens [num_computed_tokens, + num_tokens) of a sequence.
+// Tokens [first, first + num_tokens) of a sequence.
 struct ScheduledChunk {
   Sequence* sequence = nullptr;
+  int32_t first = 0;
   int32_t num_tokens = 0;
   bool decode = false;
   // Whether it reaches the sequence's last token, so that one is sampled.
@@ -71,8 +72,13 @@ class Scheduler {
   StepPlan Plan(absl::Time now);
   // The model's input for a plan; `logits_rows` is left empty.
   StepBatch MakeBatch(const StepPlan& plan) const;
-  // The plan has been computed: advances its sequences and makes their full
-  // blocks known to the prefix cache. `elapsed`: of the forward pass.
+  // The plan's step is under way: its tokens count as computed, so that the
+  // next step may be planned behind it.
+  void Start(const StepPlan& plan);
+  // The step is done, `elapsed` after it began: what it filled of blocks
+  // becomes known to the prefix cache. At most one step has been planned since
+  // Start(). REQUIRES: the plan's sequences are alive, and the tokens that it
+  // computed are known.
   void Commit(const StepPlan& plan, absl::Duration elapsed);
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }

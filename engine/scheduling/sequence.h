@@ -12,7 +12,8 @@
 namespace shoal {
 
 struct Sequence {
-  // Prompt, then completion.
+  // Prompt, then completion, which ends in a DrawnToken() (step_batch.h) while
+  // the step that draws it is under way.
   std::vector<int32_t> token_ids;
   int32_t num_prompt_tokens = 0;
   // Leading tokens whose cache rows exist. All but the last token are computed
@@ -29,7 +30,8 @@ struct Sequence {
   // stays small.
   int32_t max_chunk_tokens = std::numeric_limits<int32_t>::max();
 
-  // Held while its reader does not keep up: keeps its blocks, takes no step.
+  // Held while its reader does not keep up or its last token is under way:
+  // keeps its blocks, takes no step.
   bool paused = false;
   bool running = false;     // holds a place in the batch
   int32_t state_slot = -1;  // which place, while it runs

@@ -7,8 +7,14 @@
 
 namespace shoal {
 
+// Stands for the token that was drawn for a row of the step before, where that
+// is not known yet: a negative number.
+constexpr int32_t DrawnToken(int32_t row) { return -1 - row; }
+constexpr bool IsDrawnToken(int32_t token) { return token < 0; }
+constexpr int32_t RowOfDrawnToken(int32_t token) { return -1 - token; }
+
 struct StepBatch {
-  std::vector<int32_t> token_ids;  // [num_tokens]
+  std::vector<int32_t> token_ids;  // [num_tokens], some of them DrawnToken()
   std::vector<int32_t> positions;  // [num_tokens], 0-based in the sequence
   std::vector<int64_t>
       slot_mapping;  // [num_tokens], block_id·block_size+offset

@@ -33,7 +33,7 @@ class Bench {
     blocks_per_sequence_ = blocks;
     std::mt19937 random(42);
     const auto vocab_size = static_cast<uint32_t>(decoder_.config().vocab_size);
-    std::vector<int32_t> next(batch);
+    std::vector<int32_t> next(batch), tokens;
 
     const absl::Time start = absl::Now();
     for (int s = 0; s < batch && !no_prefill; ++s) {
@@ -44,22 +44,37 @@ class Bench {
             s, first, count,
             [&] { return static_cast<int32_t>(random() % vocab_size); }, &step);
         if (first + count == prompt) step.logits_rows = {count - 1};
-        absl::Status status = decoder_.Forward(step, **cache);
+        absl::Status status = decoder_.Start(step, **cache);
+        if (status.ok() && first + count == prompt) {
+          status = decoder_.Draw(1, /*draws=*/nullptr);
+        }
+        if (status.ok()) status = decoder_.Finish(&tokens);
         if (!status.ok()) return status;
       }
-      absl::Status status = Choose(1, next.data() + s);
-      if (!status.ok()) return status;
+      next[s] = tokens.front();
     }
     const absl::Time prefilled = absl::Now();
-    for (int32_t i = 0; i + 1 < generate; ++i) {
-      StepBatch step = Begin();
-      for (int s = 0; s < batch; ++s) {
-        Add(
-            s, prompt + i, 1, [&] { return next[s]; }, &step);
-        step.logits_rows.push_back(s);
+    // As in the engine: a step is started before the one ahead is finished.
+    const int32_t most_under_way = decoder_.can_run_ahead() ? 2 : 1;
+    int32_t under_way = 0;
+    for (int32_t i = 0; i + 1 < generate || under_way > 0;) {
+      absl::Status status;
+      if (i + 1 < generate && under_way < most_under_way) {
+        StepBatch step = Begin();
+        for (int s = 0; s < batch; ++s) {
+          Add(
+              s, prompt + i, 1,
+              [&] { return under_way > 0 ? DrawnToken(s) : next[s]; }, &step);
+          step.logits_rows.push_back(s);
+        }
+        status = decoder_.Start(step, **cache);
+        if (status.ok()) status = decoder_.Draw(batch, /*draws=*/nullptr);
+        ++i;
+        ++under_way;
+      } else {
+        status = decoder_.Finish(&next);
+        --under_way;
       }
-      absl::Status status = decoder_.Forward(step, **cache);
-      if (status.ok()) status = Choose(batch, next.data());
       if (!status.ok()) return status;
     }
     const absl::Time end = absl::Now();
@@ -111,10 +126,6 @@ class Bench {
     for (int32_t b = 0; b < blocks_per_sequence_; ++b) {
       step->block_tables.push_back(sequence * blocks_per_sequence_ + b);
     }
-  }
-
-  absl::Status Choose(int32_t rows, int32_t* tokens) {
-    return decoder_.SampleTokens(0, rows, /*draws=*/nullptr, tokens);
   }
 
   Decoder& decoder_;

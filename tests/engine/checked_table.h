@@ -2,7 +2,8 @@
 // for a device's: nothing but an op, Upload or Download can touch it, and an op
 // only what its params name. A pointer or extent outside the table's buffers
 // ends the process with the op's and the argument's name; a touch from outside
-// is a segmentation fault. Test support.
+// is a segmentation fault. It says that it is asynchronous, so that steps are
+// started before others are finished. Test support.
 #pragma once
 
 #include <atomic>
@@ -28,6 +29,7 @@ class CheckedTable : public KernelTable {
   std::string_view name() const override { return "checked"; }
   int num_threads() const override { return inner_->num_threads(); }
   bool memory_is_host() const override { return false; }
+  bool is_asynchronous() const override { return true; }
   int64_t FreeBytes() const override { return inner_->FreeBytes(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) override;

@@ -31,18 +31,21 @@ class FailingDecoder : public Decoder {
   }
   int64_t weight_bytes() const override { return inner_->weight_bytes(); }
   int64_t workspace_bytes() const override { return inner_->workspace_bytes(); }
-  absl::Status Forward(const StepBatch& batch, PagedCache& cache) override {
+  bool can_run_ahead() const override { return inner_->can_run_ahead(); }
+  absl::Status Start(const StepBatch& batch, PagedCache& cache) override {
     if (steps_left_-- == 0) {
       kernels_.Zero(reinterpret_cast<float*>(uintptr_t{4096}), 1);
     }
-    return inner_->Forward(batch, cache);
+    return inner_->Start(batch, cache);
+  }
+  absl::Status Draw(int32_t count, const TokenDraw* draws) override {
+    return inner_->Draw(count, draws);
+  }
+  absl::Status Finish(std::vector<int32_t>* tokens) override {
+    return inner_->Finish(tokens);
   }
   absl::Status Logits(int32_t first, int32_t count, float* out) override {
     return inner_->Logits(first, count, out);
-  }
-  absl::Status SampleTokens(int32_t first, int32_t count,
-                            const TokenDraw* draws, int32_t* tokens) override {
-    return inner_->SampleTokens(first, count, draws, tokens);
   }
   const float* hidden_states() const override {
     return inner_->hidden_states();

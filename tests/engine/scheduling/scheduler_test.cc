@@ -40,6 +40,7 @@ class SchedulerTest : public testing::Test {
   // Plans and commits; sequences that sample get one token.
   StepPlan Step(absl::Time now = kStart) {
     StepPlan plan = scheduler_->Plan(now);
+    scheduler_->Start(plan);
     scheduler_->Commit(plan, absl::Milliseconds(10));
     for (const ScheduledChunk& chunk : plan.chunks) {
       if (chunk.completes) chunk.sequence->token_ids.push_back(next_token_++);
@@ -179,6 +180,7 @@ TEST_F(SchedulerTest, BudgetFollowsTheTargetStepTime) {
     Sequence* s = Add(400);
     const StepPlan plan = scheduler_->Plan(kStart);
     // One millisecond a token.
+    scheduler_->Start(plan);
     scheduler_->Commit(plan, absl::Milliseconds(plan.num_prefill_tokens));
     scheduler_->Remove(s);
   }
@@ -281,6 +283,7 @@ TEST(SchedulerSimulationTest, EverySequenceFinishes) {
         ASSERT_GE(chunk.sequence->block_table.size() * kBlockSize,
                   chunk.sequence->num_computed_tokens + chunk.num_tokens);
       }
+      scheduler.Start(plan);
       scheduler.Commit(plan, absl::Milliseconds(1));
       for (const ScheduledChunk& chunk : plan.chunks) {
         if (!chunk.completes) continue;
