@@ -105,10 +105,15 @@ absl::Status AddHostTier(const ModelOptions& options, OpenedModel* model,
   absl::StatusOr<PlacementMode> mode = ParsePlacement(options.expert_placement);
   if (!mode.ok()) return mode.status();
   if (model->kernels->memory_is_host()) {
-    if (options.expert_memory < 0) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        "expert-memory: the CPU computes in the memory that all experts lie "
-        "in; it is for --device cuda");
+    const char* flag = options.expert_memory >= 0 ? "expert-memory"
+                       : options.expert_capacity_factor > 0
+                           ? "expert-capacity-factor"
+                           : nullptr;
+    if (flag == nullptr) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        flag,
+        ": the CPU computes in the memory that all experts lie in; it is for "
+        "--device cuda"));
   }
   absl::StatusOr<std::unique_ptr<KernelTable>> host = MakeCpuTable(options);
   if (!host.ok()) return host.status();
@@ -116,6 +121,7 @@ absl::Status AddHostTier(const ModelOptions& options, OpenedModel* model,
   experts->host = model->host_kernels.get();
   experts->device_bytes = options.expert_memory;
   experts->mode = *mode;
+  experts->capacity_factor = options.expert_capacity_factor;
   return absl::OkStatus();
 }
 

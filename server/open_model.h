@@ -32,6 +32,7 @@ struct ModelOptions {
   // that fit, see ExpertTierOptions.
   int64_t expert_memory = -1;
   std::string expert_placement = "dynamic";  // static, frequency, dynamic
+  double expert_capacity_factor = 0;         // 0: no limit
   // Makes the kernel table; empty: `device` and `cpu_isa` choose.
   std::function<std::unique_ptr<KernelTable>()> make_kernels;
 };

@@ -81,7 +81,10 @@ std::unique_ptr<ExpertTiers> ExpertTiers::Create(
   if (decided.device_bytes < 0) {
     decided.device_bytes = AutomaticBudget(checkpoint, sizes, device);
   }
-  if (decided.device_bytes >= sizes.total_bytes()) return nullptr;
+  if (decided.device_bytes >= sizes.total_bytes() &&
+      options.capacity_factor <= 0) {
+    return nullptr;
+  }
   return std::unique_ptr<ExpertTiers>(
       new ExpertTiers(checkpoint, config, decided, precision, device));
 }
@@ -125,14 +128,27 @@ absl::Status ExpertTiers::Prepare(int64_t max_tokens) {
   workspace_.weights.resize(choices);
   workspace_.in.resize(floats);
   workspace_.out.resize(floats);
-  absl::StatusOr<std::unique_ptr<DeviceBuffer>> partial =
-      device_.Allocate(floats * static_cast<int64_t>(sizeof(float)));
-  if (!partial.ok()) {
-    return absl::Status(partial.status().code(),
-                        absl::StrCat("results of experts on the host: ",
-                                     partial.status().message()));
+  const auto allocate = [&](const char* what, int64_t bytes,
+                            std::unique_ptr<DeviceBuffer>* to) {
+    absl::StatusOr<std::unique_ptr<DeviceBuffer>> buffer =
+        device_.Allocate(bytes);
+    if (!buffer.ok()) {
+      return absl::Status(buffer.status().code(),
+                          absl::StrCat(what, ": ", buffer.status().message()));
+    }
+    *to = *std::move(buffer);
+    return absl::OkStatus();
+  };
+  absl::Status status = allocate("results of experts on the host",
+                                 floats * static_cast<int64_t>(sizeof(float)),
+                                 &workspace_.partial);
+  if (status.ok() && options_.capacity_factor > 0) {
+    workspace_.kept_ids.resize(choices);
+    status = allocate("choices of experts",
+                      choices * static_cast<int64_t>(sizeof(int32_t)),
+                      &workspace_.device_kept_ids);
   }
-  workspace_.partial = *std::move(partial);
+  if (!status.ok()) return status;
   if (!options_.speeds.has_value()) return MeasureSpeeds();
   speeds_ = *options_.speeds;
   return absl::OkStatus();
@@ -251,7 +267,10 @@ absl::Status ExpertTiers::EndStep(const ExpertLoad& load) {
 }
 
 int64_t ExpertTiers::workspace_bytes() const {
-  return workspace_.partial == nullptr ? 0 : workspace_.partial->bytes();
+  const auto bytes = [](const std::unique_ptr<DeviceBuffer>& buffer) {
+    return buffer == nullptr ? 0 : buffer->bytes();
+  };
+  return bytes(workspace_.partial) + bytes(workspace_.device_kept_ids);
 }
 
 }  // namespace shoal

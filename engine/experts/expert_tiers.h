@@ -33,6 +33,10 @@ struct ExpertTierOptions {
   // memory, else half of what the other weights leave.
   int64_t device_bytes = -1;
   PlacementMode mode = PlacementMode::kDynamic;
+  // What of one expert's tokens the device takes in a step, see
+  // ExpertCapacity(); the rest goes to the expert's copy on the host, where all
+  // have one then. 0: everything.
+  double capacity_factor = 0;
   // Empty: measured once the experts are loaded.
   std::optional<TierSpeeds> speeds;
 };
@@ -44,7 +48,8 @@ ExpertSizes SizesOfExperts(const Checkpoint& checkpoint,
 class ExpertTiers {
  public:
   // nullptr where one tier is enough: no host table, no experts, a device in
-  // the host's memory, or a budget for all. The references must outlive it.
+  // the host's memory, or a budget for all and no capacity factor. The
+  // references must outlive it.
   static std::unique_ptr<ExpertTiers> Create(const Checkpoint& checkpoint,
                                              const ModelConfig& config,
                                              const ExpertTierOptions& options,
@@ -82,6 +87,9 @@ class ExpertTiers {
     std::vector<float> weights;             // [max_tokens, top_k]
     std::vector<float> in, out;             // [max_tokens, hidden_size]
     std::unique_ptr<DeviceBuffer> partial;  // like out, in the device's memory
+    // With a capacity factor, like ids: what the device takes of them.
+    std::vector<int32_t> kept_ids;
+    std::unique_ptr<DeviceBuffer> device_kept_ids;
   };
 
   ExpertTiers(const Checkpoint& checkpoint, const ModelConfig& config,
@@ -89,7 +97,8 @@ class ExpertTiers {
               KernelTable& device);
 
   bool keeps_all_on_host() const {
-    return options_.mode != PlacementMode::kStatic;
+    return options_.mode != PlacementMode::kStatic ||
+           options_.capacity_factor > 0;
   }
   absl::Status MeasureSpeeds();
   absl::Status Move(const ExpertMove& move);

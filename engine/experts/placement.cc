@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 namespace shoal {
@@ -87,6 +88,15 @@ bool IsStreamed(const TierSpeeds& speeds, int64_t bytes, int64_t weights,
                 int64_t tokens) {
   return static_cast<double>(bytes) / speeds.link_bytes <
          HostSeconds(speeds, bytes, weights, tokens);
+}
+
+int64_t ExpertCapacity(double factor, int64_t num_choices,
+                       int64_t num_experts) {
+  if (factor <= 0) return std::numeric_limits<int64_t>::max();
+  const double share =
+      static_cast<double>(num_choices) / static_cast<double>(num_experts);
+  // Factors are small numbers; a step has at most some millions of choices.
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(factor * share)));
 }
 
 double Imbalance(std::span<const float> load) {

@@ -79,6 +79,11 @@ double HostSeconds(const TierSpeeds& speeds, int64_t bytes, int64_t weights,
 bool IsStreamed(const TierSpeeds& speeds, int64_t bytes, int64_t weights,
                 int64_t tokens);
 
+// Of `num_choices` that a step makes in a layer, those of one expert that the
+// device takes where the host has a copy to take the others: `factor` times an
+// even share, at least one. A factor of 0: no limit.
+int64_t ExpertCapacity(double factor, int64_t num_choices, int64_t num_experts);
+
 // σ/μ of a layer's load over its experts: 0 if all are chosen alike. 0 for a
 // load of nothing.
 double Imbalance(std::span<const float> load);

@@ -77,8 +77,11 @@ absl::StatusOr<bool> TieredExperts::Classify(const ExpertChoice& choice) {
   streamed_.clear();
   std::fill(computed_weights_.begin(), computed_weights_.end(),
             ExpertWeights());
-  computes_ = false;
+  computes_ = sheds_ = false;
   bool on_device = false;
+  const int64_t capacity =
+      ExpertCapacity(tiers_.options_.capacity_factor, num_choices,
+                     static_cast<int64_t>(tokens_.size()));
   ExpertStats& stats = tiers_.stats_;
   const int64_t bytes = tiers_.sizes_.layer_bytes[row_];
   const int64_t weights =
@@ -87,7 +90,11 @@ absl::StatusOr<bool> TieredExperts::Classify(const ExpertChoice& choice) {
     if (tokens_[e] == 0) continue;
     if (device_weights_[e].is_here()) {
       on_device = true;
-      stats.device_choices += tokens_[e];
+      stats.device_choices += std::min(tokens_[e], capacity);
+      if (tokens_[e] <= capacity) continue;
+      computed_weights_[e] = host_[e].weights();
+      computes_ = sheds_ = true;
+      stats.host_choices += tokens_[e] - capacity;
     } else if (IsStreamed(tiers_.speeds_, bytes, weights, tokens_[e])) {
       streamed_.push_back(static_cast<int64_t>(e));
     } else {
@@ -96,7 +103,25 @@ absl::StatusOr<bool> TieredExperts::Classify(const ExpertChoice& choice) {
       stats.host_choices += tokens_[e];
     }
   }
+  if (sheds_) Shed(num_choices, capacity);
   return on_device;
+}
+
+// The first tokens stay.
+void TieredExperts::Shed(int64_t num_choices, int64_t capacity) {
+  ExpertTiers::Workspace& work = tiers_.workspace_;
+  std::copy_n(work.ids.begin(), num_choices, work.kept_ids.begin());
+  std::vector<int64_t> kept(tokens_.size());
+  for (int64_t c = 0; c < num_choices; ++c) {
+    const int32_t e = work.ids[c];
+    if (e < 0 || tokens_[e] <= capacity || !device_weights_[e].is_here()) {
+      continue;
+    }
+    (kept[e]++ < capacity ? work.ids : work.kept_ids)[c] = -1;
+  }
+  tiers_.device_.Upload(work.kept_ids.data(),
+                        num_choices * static_cast<int64_t>(sizeof(int32_t)),
+                        work.device_kept_ids->data());
 }
 
 absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
@@ -108,7 +133,9 @@ absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
   num_tokens_ = choice.num_tokens;
   MoeExpertsParams params = ExpertParams(tiers_.config_);
   params.in = x;
-  params.expert_ids = choice.ids;
+  params.expert_ids =
+      sheds_ ? static_cast<const int32_t*>(work.device_kept_ids->data())
+             : choice.ids;
   params.expert_weights = choice.weights;
   params.num_tokens = choice.num_tokens;
   params.out = out;

@@ -32,9 +32,12 @@ class TieredExperts : public ExpertStore {
 
  private:
   std::string PrefixOf(int64_t expert) const;
-  // Fills tokens_, and sorts the chosen experts that are not on the device into
-  // streamed_ and computed_weights_. Whether any is on the device.
+  // Fills tokens_, and sorts the chosen experts that are not on the device, or
+  // are over-full there, into streamed_ and computed_weights_. Whether any is
+  // on the device.
   absl::StatusOr<bool> Classify(const ExpertChoice& choice);
+  // Splits the choices of over-full experts over both tiers.
+  void Shed(int64_t num_choices, int64_t capacity);
   absl::Status RunStreamed(MoeExpertsParams params);
   absl::StatusOr<PackedExpert> PackForDevice(int64_t expert);
 
@@ -50,6 +53,7 @@ class TieredExperts : public ExpertStore {
   std::vector<ExpertWeights> streamed_weights_;  // of one group; else none
   std::vector<ExpertWeights> computed_weights_;  // on the host; else none
   bool computes_ = false;
+  bool sheds_ = false;  // some choices of experts on the device
   int64_t num_tokens_ = 0;
 };
 

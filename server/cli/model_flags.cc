@@ -35,6 +35,13 @@ void AddComputeFlags(CLI::App* command, ModelOptions* options) {
       ->check(CLI::IsMember({"static", "frequency", "dynamic"}))
       ->capture_default_str();
   command
+      ->add_option("--expert-capacity-factor", options->expert_capacity_factor,
+                   "What a device takes of one expert's tokens in a step, as a "
+                   "multiple of an even share; the CPU computes the others. 0: "
+                   "all")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+  command
       ->add_option("--index-topk", options->index_topk,
                    "Keys that a token attends to in models that choose them "
                    "(DeepSeek-V3.2, V4): fewer is faster and less exact; 0: as "

@@ -7,7 +7,7 @@
 namespace shoal {
 
 // MODEL, --threads, --device, --cpu-isa, --weight-cache,
-// --expert-memory, --expert-placement, --index-topk.
+// --expert-memory, --expert-placement, --expert-capacity-factor, --index-topk.
 void AddComputeFlags(CLI::App* command, ModelOptions* options);
 
 // Those and --dtype, --kv-cache-dtype.

@@ -103,6 +103,12 @@ TEST(OpenModelTest, ExpertsHaveTwoTiersOnlyBesideADevice) {
   const auto on_cpu = OpenModel(options);
   EXPECT_EQ(on_cpu.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_NE(on_cpu.status().message().find("expert-memory"), std::string::npos);
+  options.expert_memory = -1;
+  options.expert_capacity_factor = 1;
+  EXPECT_NE(OpenModel(options).status().message().find("capacity-factor"),
+            std::string::npos);
+  options.expert_capacity_factor = 0;
+  options.expert_memory = 1000;
 
   options.make_kernels = [] {
     return std::make_unique<CheckedTable>(
@@ -116,6 +122,12 @@ TEST(OpenModelTest, ExpertsHaveTwoTiersOnlyBesideADevice) {
   const auto whole = OpenModel(options);
   ASSERT_TRUE(whole.ok()) << whole.status();
   EXPECT_EQ(whole->decoder->expert_stats().on_host, 0);
+  EXPECT_EQ(whole->decoder->expert_stats().host_bytes, 0);
+  options.expert_capacity_factor = 1;
+  const auto copied = OpenModel(options);
+  ASSERT_TRUE(copied.ok()) << copied.status();
+  EXPECT_GT(copied->decoder->expert_stats().host_bytes, 0);
+  options.expert_capacity_factor = 0;
 
   options.expert_placement = "clever";
   EXPECT_EQ(OpenModel(options).status().code(),

@@ -74,7 +74,8 @@ class TiersTest : public testing::Test {
  protected:
   // A model whose device holds `share` of the bytes of its experts.
   void Load(const std::string& name, double share, const TierSpeeds& speeds,
-            PlacementMode mode = PlacementMode::kStatic) {
+            PlacementMode mode = PlacementMode::kStatic,
+            double capacity_factor = 0) {
     golden_ = LoadGolden(name);
     const auto checkpoint = LoadCheckpoint(GoldenPath(name));
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
@@ -86,11 +87,24 @@ class TiersTest : public testing::Test {
         static_cast<int64_t>(share * static_cast<double>(sizes_.total_bytes()));
     experts.mode = mode;
     experts.speeds = speeds;
+    experts.capacity_factor = capacity_factor;
     auto device = std::make_unique<LoggedDevice>(log_);
     device_ = device.get();
     model_ = LoadModel(GoldenPath(name), std::move(device), Precision::kExact,
                        DType::kF32, kMaxTokens, MlaForm::kAuto, experts);
     log_.clear();
+  }
+
+  // Once each, somewhere.
+  void ExpectEveryChoiceComputed() {
+    uint64_t choices = 0;
+    for (int64_t i = 0; i < model_.decoder->config().num_hidden_layers; ++i) {
+      for (const uint64_t load : model_.decoder->expert_load(i)) {
+        choices += load;
+      }
+    }
+    const ExpertStats s = stats();
+    EXPECT_EQ(s.device_choices + s.host_choices + s.streamed_choices, choices);
   }
 
   void ExpectGoldenLogits(int32_t chunk = kMaxTokens) {
@@ -147,12 +161,7 @@ TEST_P(SplitTest, LogitsMatch) {
   EXPECT_EQ(s.on_device + s.on_host, sizes_.count());
   EXPECT_EQ(s.on_device == 0, share == 0);
   EXPECT_EQ(s.on_host == 0, share == 1);
-  // Every choice was computed once, somewhere.
-  uint64_t choices = 0;
-  for (int64_t i = 0; i < model_.decoder->config().num_hidden_layers; ++i) {
-    for (const uint64_t load : model_.decoder->expert_load(i)) choices += load;
-  }
-  EXPECT_EQ(s.device_choices + s.host_choices + s.streamed_choices, choices);
+  ExpectEveryChoiceComputed();
   if (speeds.host_bytes > speeds.link_bytes && speeds.host_macs > 1e6) {
     EXPECT_EQ(s.streamed_choices, 0u);
   }
@@ -230,6 +239,30 @@ TEST_F(TiersTest, StaticPlacementStays) {
   Load("deepseek_v2-lite", 0.4, kNeverStreams);
   Logits(std::vector<int32_t>(100, 3), 1);
   EXPECT_EQ(stats().moved_bytes, 0u);
+}
+
+// What is too much for an expert on the device goes to its copy on the host,
+// and nothing is dropped; whether the device has all experts or some.
+TEST_F(TiersTest, OverfullExpertsShedTokensToTheHost) {
+  for (const double share : {1.0, 0.5}) {
+    for (const double factor : {0.25, 1.0}) {
+      Load("deepseek_v2-lite", share, kStreamsSome, PlacementMode::kStatic,
+           factor);
+      ExpectGoldenLogits();
+      const ExpertStats whole = stats();
+      EXPECT_GT(whole.device_choices, 0u);
+      EXPECT_GT(whole.host_choices, 0u);
+      ExpectEveryChoiceComputed();
+      ExpectGoldenLogits(7);
+      ExpectEveryChoiceComputed();
+    }
+  }
+  // One token chooses an expert once.
+  const uint64_t before = stats().host_choices;
+  Load("deepseek_v2-lite", 1, kNeverStreams, PlacementMode::kDynamic, 1);
+  Logits(golden_.prompts[0].input_ids, 1);
+  EXPECT_GT(before, 0u);
+  EXPECT_EQ(stats().host_choices, 0u);
 }
 
 // Nothing waits for the device between the queueing of its experts and the end

@@ -140,6 +140,13 @@ TEST(PlacementTest, TheHostIsBoundByMemoryOrArithmetic) {
   EXPECT_TRUE(IsStreamed(speeds, 200, 400, 26));
 }
 
+TEST(PlacementTest, CapacityIsAShareOfTheChoices) {
+  EXPECT_EQ(ExpertCapacity(1.5, 80, 8), 15);
+  EXPECT_EQ(ExpertCapacity(1.05, 80, 8), 11);
+  EXPECT_EQ(ExpertCapacity(1.5, 2, 8), 1);
+  EXPECT_GT(ExpertCapacity(0, 80, 8), 80);
+}
+
 TEST(PlacementTest, ImbalanceIsTheSpreadOverTheMean) {
   EXPECT_EQ(Imbalance({}), 0);
   EXPECT_EQ(Imbalance(std::vector<float>{0, 0}), 0);
