@@ -4,7 +4,15 @@
 //
 // Cache layout, one tensor for K and one for V a layer:
 //   [num_blocks, block_size, num_kv_heads, head_dim], f32, bf16 or f16;
-// slot = block_id · block_size + offset.
+// slot = block_id · block_size + offset. Tables with has_cache_tiles() also
+// take bf16 in tiles of kCacheTile slots, as products of pairs read them:
+//   [num_slots / kCacheTile, num_kv_heads, ..]
+// where a head of a tile that is not yet full is [kCacheTile, head_dim], and of
+// a full one, which the write of its last slot makes,
+//   keys    [head_dim / 2, kCacheTile, 2]   values  [kCacheTile / 2, head_dim,
+//   2]
+// Slots of a tile are written in their order, the context's length tells which
+// tiles are full.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +20,9 @@
 #include "kernels/tensor_view.h"
 
 namespace shoal {
+
+inline constexpr int32_t kCacheTile = 16;
+enum class CacheOrder : uint8_t { kRows, kKeyTiles, kValueTiles };
 
 // cache[slot_mapping[t]] = row t; slot -1 skips the row.
 struct CacheWriteParams {
@@ -21,6 +32,9 @@ struct CacheWriteParams {
   int64_t row_width = 0;   // elements, e.g. num_kv_heads · head_dim
   int64_t row_stride = 0;  // elements between rows of `rows`
   TensorView cache;        // [num_slots, row_width] in the cache's dtype
+  // Tiles: num_slots a multiple of kCacheTile, bf16, head_dim a multiple of 32.
+  CacheOrder order = CacheOrder::kRows;
+  int32_t head_dim = 0;  // of tiles
 };
 
 // to[to_rows[i]] = from[from_rows[i]], byte for byte. Rows read are not written
@@ -57,6 +71,9 @@ struct PagedAttentionParams {
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;  // of q and k
   int32_t v_dim = 0;     // <= head_dim; less only where k and v are one tensor
+  // The caches hold tiles of keys and of values, as CacheWrite made them; two
+  // tensors, block_size a multiple of kCacheTile.
+  bool tiled = false;
   float scale = 0;
 };
 

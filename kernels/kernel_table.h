@@ -84,6 +84,9 @@ class KernelTable {
   // that come later may change what is copied.
   virtual std::unique_ptr<DeviceFetch> Fetch(const void* device, int64_t bytes);
 
+  // Whether CacheWrite and PagedAttention take caches in tiles (attention.h),
+  // and prefer them.
+  virtual bool has_cache_tiles() const { return false; }
   // The precision in which heads' products (HeadLinear, LatentAttention) want
   // matrices whose values may be rounded.
   virtual Precision rounded_head_precision() const { return Precision::kExact; }

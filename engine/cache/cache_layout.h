@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "kernels/dtype.h"
 
 namespace shoal {
@@ -17,6 +18,7 @@ namespace shoal {
 // `num_layers` tensors of shape
 //   [num_blocks, block_size / tokens_per_row, row_width], or
 //   [num_sequences, rows_per_sequence, row_width] where that is not 0.
+// In tiles (kernels/attention.h) the same bytes are in another order.
 struct CacheGroup {
   std::string name;  // "k", "v", "latent", ...
   int32_t num_layers = 0;
@@ -24,6 +26,7 @@ struct CacheGroup {
   DType dtype = DType::kF32;
   int32_t tokens_per_row = 1;  // divides the block size
   int32_t rows_per_sequence = 0;
+  CacheOrder order = CacheOrder::kRows;
 
   int64_t row_bytes() const { return DTypeBytes(dtype, row_width); }
 };
@@ -32,12 +35,14 @@ struct CacheLayout {
   std::vector<CacheGroup> groups;
 
   // What a block's size must be a multiple of: the largest tokens_per_row, of
-  // which every other is a divisor.
+  // which every other is a divisor, or a tile.
   int32_t BlockMultiple() const {
     int32_t multiple = 1;
     for (const CacheGroup& group : groups) {
       if (group.num_layers == 0) continue;
-      multiple = std::max(multiple, group.tokens_per_row);
+      multiple = std::max(multiple, group.order == CacheOrder::kRows
+                                        ? group.tokens_per_row
+                                        : kCacheTile);
     }
     return multiple;
   }

@@ -31,7 +31,8 @@ CacheLayout MakeV4Layout(const ModelConfig& config, DType dtype) {
 
 }  // namespace
 
-CacheLayout MakeCacheLayout(const ModelConfig& config, DType dtype) {
+CacheLayout MakeCacheLayout(const ModelConfig& config, DType dtype,
+                            bool has_tiles) {
   if (config.hc_mult > 0) return MakeV4Layout(config, dtype);
   const auto layers = static_cast<int32_t>(config.num_hidden_layers);
   if (config.kv_lora_rank > 0) {
@@ -45,7 +46,14 @@ CacheLayout MakeCacheLayout(const ModelConfig& config, DType dtype) {
     return layout;
   }
   const int64_t width = config.num_key_value_heads * config.head_dim;
-  return {{{"k", layers, width, dtype}, {"v", layers, width, dtype}}};
+  CacheLayout layout = {
+      {{"k", layers, width, dtype}, {"v", layers, width, dtype}}};
+  constexpr int64_t kTileWidth = 32;  // of heads: whole vectors of pairs
+  if (has_tiles && dtype == DType::kBF16 && config.head_dim % kTileWidth == 0) {
+    layout.groups[0].order = CacheOrder::kKeyTiles;
+    layout.groups[1].order = CacheOrder::kValueTiles;
+  }
+  return layout;
 }
 
 }  // namespace shoal

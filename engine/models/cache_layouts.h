@@ -17,7 +17,8 @@ enum V4CacheGroup : uint8_t {
   kV4HcaState,
 };
 
-// `dtype`: of the rows, f32, bf16 or f16.
-CacheLayout MakeCacheLayout(const ModelConfig& config, DType dtype);
+// `dtype`: of the rows, f32, bf16 or f16. `has_tiles`: as of the kernel table.
+CacheLayout MakeCacheLayout(const ModelConfig& config, DType dtype,
+                            bool has_tiles = false);
 
 }  // namespace shoal

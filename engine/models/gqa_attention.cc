@@ -77,7 +77,9 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
     kernels.CacheWrite({rows, step.inputs.slot_mapping, num_tokens, kv_width,
                         kv_width,
                         TensorView(tensor.data, tensor.dtype,
-                                   {num_blocks * block_size, kv_width})});
+                                   {num_blocks * block_size, kv_width}),
+                        step.cache.layout().groups[group].order,
+                        static_cast<int32_t>(head_dim)});
     return ConstTensorView(tensor.data, tensor.dtype,
                            {num_blocks, block_size, num_kv_heads, head_dim});
   };
@@ -96,6 +98,7 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   attention.num_kv_heads = static_cast<int32_t>(num_kv_heads);
   attention.head_dim = static_cast<int32_t>(head_dim);
   attention.v_dim = attention.head_dim;
+  attention.tiled = step.cache.layout().groups[0].order != CacheOrder::kRows;
   attention.scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
   kernels.PagedAttention(attention);
 

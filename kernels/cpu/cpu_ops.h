@@ -219,6 +219,11 @@ struct CpuOps {
   void (*silu_mul)(const SiluMulParams& params, int64_t begin, int64_t end);
   void (*cache_write)(const CacheWriteParams& params, int64_t begin,
                       int64_t end);
+  // After cache_write of all rows, only with pairs: tiles whose last slot is
+  // one of rows [begin, end) become full ones. `scratch`: kCacheTile / 2 ·
+  // head_dim values.
+  void (*fill_cache_tiles)(const CacheWriteParams& params, int64_t begin,
+                           int64_t end, float* scratch);
   // One item of attention with all segments into params.out, or with one into
   // `states`. `scratch` holds attention_scratch_floats(params, rows) values for
   // the item's num_heads * count rows, `states` attention_states_floats.

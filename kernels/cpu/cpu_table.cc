@@ -117,13 +117,10 @@ class CpuKernelTable : public KernelTable {
         params.num_tokens, 8 * params.width,
         [&](int64_t begin, int64_t end) { ops_.silu_mul(params, begin, end); });
   }
-  void CacheWrite(const CacheWriteParams& params) override {
-    ForRows(params.num_tokens, params.row_width,
-            [&](int64_t begin, int64_t end) {
-              ops_.cache_write(params, begin, end);
-            });
-  }
+  bool has_cache_tiles() const override { return ops_.has_pairs; }
+  void CacheWrite(const CacheWriteParams& params) override;
   void PagedAttention(const PagedAttentionParams& params) override {
+    SHOAL_CHECK(!params.tiled || has_cache_tiles());
     attention_.Paged(ops_, pool_, params);
   }
   void LatentAttention(const LatentAttentionParams& params) override {
@@ -249,6 +246,21 @@ void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {
                         out_features);
     }
   });
+}
+
+void CpuKernelTable::CacheWrite(const CacheWriteParams& params) {
+  ForRows(params.num_tokens, params.row_width, [&](int64_t begin, int64_t end) {
+    ops_.cache_write(params, begin, end);
+  });
+  if (params.order == CacheOrder::kRows) return;
+  SHOAL_CHECK(has_cache_tiles());
+  // Some tokens of a step fill a tile.
+  constexpr int64_t kTokens = 4 * kCacheTile;
+  const int64_t scratch = kCacheTile / 2 * params.head_dim;
+  pool_.For(
+      params.num_tokens, kTokens, [&](int64_t begin, int64_t end, int thread) {
+        ops_.fill_cache_tiles(params, begin, end, Scratch(thread, scratch));
+      });
 }
 
 void CpuKernelTable::Sample(const SampleParams& params) {

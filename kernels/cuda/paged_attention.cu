@@ -140,7 +140,7 @@ __global__ void MergeChunksKernel(const __grid_constant__ PagedArgs a) {
 
 void PagedAttention(LaunchContext& context, const PagedAttentionParams& p) {
   if (p.num_seqs == 0) return;
-  SHOAL_CHECK(p.v_dim <= kMaxValueDim);
+  SHOAL_CHECK(p.v_dim <= kMaxValueDim && !p.tiled);
   PagedArgs a;
   a.p = p;
   a.keys = p.k_cache.data;

@@ -221,6 +221,7 @@ void Add(LaunchContext& context, const float* in, int64_t n, float* out) {
 }
 
 void CacheWrite(LaunchContext& context, const CacheWriteParams& p) {
+  SHOAL_CHECK(p.order == CacheOrder::kRows);
   if (p.num_tokens == 0) return;
   const CacheWriteArgs args = {p.rows,       p.slot_mapping, p.row_width,
                                p.row_stride, p.cache.data,   p.cache.dtype};

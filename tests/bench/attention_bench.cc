@@ -75,7 +75,10 @@ void Paged(benchmark::State& state, const HeadShape& shape, int32_t num_seqs,
                     DType::kBF16,
                     {rows / kBlock, kBlock, shape.kv_heads, shape.dim}};
   params.v_cache = params.k_cache;
-  if (!latent) params.v_cache.data = v.data();
+  if (!latent) {
+    params.v_cache.data = v.data();
+    params.tiled = BenchTable().has_cache_tiles();
+  }
   params.out = out.data();
   params.num_seqs = num_seqs;
   params.max_blocks = blocks;

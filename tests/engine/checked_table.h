@@ -30,6 +30,7 @@ class CheckedTable : public KernelTable {
   int num_threads() const override { return inner_->num_threads(); }
   bool memory_is_host() const override { return false; }
   bool is_asynchronous() const override { return true; }
+  bool has_cache_tiles() const override { return inner_->has_cache_tiles(); }
   int64_t FreeBytes() const override { return inner_->FreeBytes(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
       int64_t bytes) override;

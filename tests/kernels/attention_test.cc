@@ -327,6 +327,84 @@ TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {
   }
 }
 
+// The caches of `paged` again, in tiles: written as steps would, `step` tokens
+// of every sequence at a time.
+void WriteTiles(const Paged& paged, int32_t step, KernelTable& table,
+                std::vector<uint8_t>* k_bytes, std::vector<uint8_t>* v_bytes) {
+  const Shape& shape = paged.shape;
+  const int64_t row = int64_t{shape.num_kv_heads} * shape.head_dim;
+  k_bytes->assign(paged.k_bytes.size(), 0xff);
+  v_bytes->assign(paged.v_bytes.size(), 0xff);
+  const int64_t num_slots = static_cast<int64_t>(k_bytes->size()) / row / 2;
+  for (int32_t first = 0;; first += step) {
+    std::vector<float> k, v;
+    std::vector<int64_t> slots;
+    for (size_t s = 0; s < paged.sequences.size(); ++s) {
+      const int32_t end = std::min(paged.sequences[s].context, first + step);
+      for (int32_t j = first; j < end; ++j) {
+        const int32_t id =
+            paged.tables[s * paged.max_blocks + j / shape.block_size];
+        slots.push_back(int64_t{id} * shape.block_size + j % shape.block_size);
+        k.insert(k.end(), &paged.k[s][j * row], &paged.k[s][j * row] + row);
+        v.insert(v.end(), &paged.v[s][j * row], &paged.v[s][j * row] + row);
+      }
+    }
+    if (slots.empty()) return;
+    CacheWriteParams params;
+    params.slot_mapping = slots.data();
+    params.num_tokens = static_cast<int64_t>(slots.size());
+    params.row_width = params.row_stride = row;
+    params.head_dim = shape.head_dim;
+    params.rows = k.data();
+    params.cache = {k_bytes->data(), DType::kBF16, {num_slots, row}};
+    params.order = CacheOrder::kKeyTiles;
+    table.CacheWrite(params);
+    params.rows = v.data();
+    params.cache.data = v_bytes->data();
+    params.order = CacheOrder::kValueTiles;
+    table.CacheWrite(params);
+  }
+}
+
+// Bit for bit what caches in rows give; what is not written is not seen.
+TEST_P(AttentionTest, CachesInTiles) {
+  if (!table_->has_cache_tiles()) GTEST_SKIP() << "this table takes rows";
+  Random random(9);
+  const auto expect_same = [&](const Paged& paged, int32_t step) {
+    std::vector<uint8_t> k_bytes, v_bytes;
+    WriteTiles(paged, step, *table_, &k_bytes, &v_bytes);
+    PagedAttentionParams params = paged.params;
+    std::vector<float> out(paged.q.size(), NAN);
+    params.k_cache.data = k_bytes.data();
+    params.v_cache.data = v_bytes.data();
+    params.tiled = true;
+    params.out = out.data();
+    table_->PagedAttention(params);
+    const std::vector<float> expected = Run(paged);
+    ASSERT_EQ(
+        std::memcmp(out.data(), expected.data(), out.size() * sizeof(float)),
+        0);
+  };
+  for (const auto& [heads, kv_heads, dim, block] :
+       {std::tuple{3, 3, 32, 16}, {9, 3, 64, 16}, {8, 2, 128, 48}}) {
+    const Shape shape = {heads, kv_heads, dim, block, DType::kBF16};
+    for (const int32_t step : {1, 5, 16, 400}) {
+      SCOPED_TRACE(testing::Message() << dim << " " << step);
+      expect_same(
+          *MakePaged(shape, {{1, 1}, {15, 1}, {16, 4}, {17, 17}, {300, 170}},
+                     random),
+          step);
+    }
+  }
+  for (int32_t context = 1; context <= 150; ++context) {
+    SCOPED_TRACE(context);
+    expect_same(
+        *MakePaged({6, 2, 32, 16, DType::kBF16},
+                   {{context, 1}, {context, std::min(context, 23)}}, random),
+        7);
+  }
+}
+
 INSTANTIATE_OP_TEST(AttentionTest);
 
 }  // namespace

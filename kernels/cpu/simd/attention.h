@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd/cache_tiles.h"
 #include "kernels/cpu/simd/softmax_rows.h"
 #include "kernels/cpu/simd/tile_product.h"
 #include "kernels/cpu/simd/vec.h"
@@ -123,8 +124,183 @@ inline void Prefetch(const StoredRow* rows, int64_t count, int64_t begin,
   }
 }
 
-// The tiles of one segment into `states`, which hold nothing yet.
+// The keys and values of an item, packed a tile at a time.
 template <bool kPairs>
+class PackedKeys {
+ public:
+  // Of keys [begin, end), whose tiles are taken one after another.
+  PackedKeys(const PagedAttentionParams& p, const AttentionItem& item,
+             int64_t begin, int64_t end, const AttentionScratch& scratch)
+      : p_(p),
+        item_(item),
+        end_(end),
+        scratch_(scratch),
+        shared_(p.v_cache.data == p.k_cache.data),
+        key_bytes_(RowBytes(p.k_cache.dtype, p.head_dim)),
+        value_bytes_(RowBytes(p.v_cache.dtype, p.v_dim)) {
+    Find(begin);
+    if (!shared_) Prefetch(v_, Count(begin), 0, value_bytes_);
+  }
+
+  void Take(int64_t tile) {
+    const int64_t num_keys = Count(tile);
+    PackColumns<kPairs>(k_, RoundUp(num_keys, kLanes), p_.head_dim, kKeys,
+                        scratch_.keys);
+    PackRows<kPairs>(shared_ ? k_ : v_, num_keys, p_.v_dim, scratch_.v_width,
+                     scratch_.values);
+    // The next head of the keys and values, as a rule this thread's next item.
+    if (item_.kv_head + 1 < p_.num_kv_heads) {
+      Prefetch(k_, num_keys, key_bytes_, 2 * key_bytes_);
+      if (!shared_) {
+        Prefetch(v_, num_keys, key_bytes_, key_bytes_ + value_bytes_);
+      }
+    }
+    if (tile + kKeys >= end_) return;
+    Find(tile + kKeys);
+    const int64_t next = Count(tile + kKeys);
+    Prefetch(k_, next, 0, key_bytes_);
+    if (!shared_) Prefetch(v_, next, 0, value_bytes_);
+  }
+  PlainOperand keys() const { return {scratch_.keys, kKeys}; }
+  PlainOperand values() const { return {scratch_.values, scratch_.v_width}; }
+
+ private:
+  int64_t Count(int64_t tile) const {
+    return end_ - tile < kKeys ? end_ - tile : kKeys;
+  }
+  void Find(int64_t tile) {
+    FindRows(p_, p_.k_cache, item_, tile, Count(tile), k_);
+    if (!shared_) FindRows(p_, p_.v_cache, item_, tile, Count(tile), v_);
+  }
+
+  const PagedAttentionParams& p_;
+  const AttentionItem& item_;
+  const int64_t end_;
+  const AttentionScratch& scratch_;
+  const bool shared_;
+  const int64_t key_bytes_, value_bytes_;
+  StoredRow k_[kKeys], v_[kKeys];
+};
+
+#if defined(__AVX512BF16__)
+// The same of caches in tiles, where they lie but for a last one that is not
+// full. Bit for bit what packed rows give.
+class TiledKeys {
+ public:
+  static constexpr int kTiles = kKeys / kCacheTile;
+
+  // Vector i of columns is tile i. What is read at a place asks for what will
+  // be read there next: requests come no faster than memory can answer them.
+  struct KeyTiles {
+    const float* at[kTiles] = {};
+    const float* next[kTiles] = {};
+
+    const float* At(int64_t d, int64_t i) const {
+      __builtin_prefetch(next[i] + d * kLanes, 0, 2);
+      return at[i] + d * kLanes;
+    }
+  };
+  // Words are pairs of keys: kCacheTile / 2 a tile.
+  struct ValueTiles {
+    const float* at[kTiles] = {};
+    const float* next[kTiles] = {};
+    int64_t width = 0;
+
+    const float* At(int64_t d, int64_t i) const {
+      constexpr int64_t kDepth = kCacheTile / 2;
+      const int64_t place = d % kDepth * width + i * kLanes;
+      __builtin_prefetch(next[d / kDepth] + place, 0, 2);
+      return at[d / kDepth] + place;
+    }
+  };
+
+  TiledKeys(const PagedAttentionParams& p, const AttentionItem& item,
+            int64_t begin, int64_t end, const AttentionScratch& scratch)
+      : p_(p),
+        item_(item),
+        begin_(begin),
+        end_(end),
+        scratch_(scratch),
+        full_(p.context_lens[item.seq] / kCacheTile),
+        head_bytes_(TileHeadBytes(p.head_dim)) {
+    values_.width = p.v_dim;
+    Find(begin, 0);
+  }
+
+  void Take(int64_t tile) {
+    for (int i = 0; i < kTiles; ++i) {
+      keys_.at[i] = keys_.next[i];
+      values_.at[i] = values_.next[i];
+    }
+    if (tile + kKeys < end_) {
+      Find(tile + kKeys, 0);
+      return;
+    }
+    PackPartialTile(tile);
+    // The next head, as a rule this thread's next item, begins where this did.
+    if (item_.kv_head + 1 < p_.num_kv_heads) Find(begin_, head_bytes_);
+  }
+  const KeyTiles& keys() const { return keys_; }
+  const ValueTiles& values() const { return values_; }
+
+ private:
+  int64_t NumTiles(int64_t tile) const {
+    const int64_t left = end_ - tile < kKeys ? end_ - tile : kKeys;
+    return (left + kCacheTile - 1) / kCacheTile;
+  }
+
+  // Where tiles from `tile` on are, or a head that lies `skipped` bytes behind.
+  void Find(int64_t tile, int64_t skipped) {
+    const int64_t tile_bytes = head_bytes_ * p_.num_kv_heads;
+    const int64_t in_block = p_.block_size / kCacheTile;
+    const int32_t* table = p_.block_tables + int64_t{item_.seq} * p_.max_blocks;
+    for (int64_t i = 0; i < NumTiles(tile); ++i) {
+      const int64_t t = tile / kCacheTile + i;
+      const int64_t at =
+          (table[t / in_block] * in_block + t % in_block) * tile_bytes +
+          item_.kv_head * head_bytes_ + skipped;
+      keys_.next[i] = WordsAt(p_.k_cache, at);
+      values_.next[i] = WordsAt(p_.v_cache, at);
+    }
+  }
+  static const float* WordsAt(const ConstTensorView& cache, int64_t bytes) {
+    return reinterpret_cast<const float*>(
+        static_cast<const uint8_t*>(cache.data) + bytes);
+  }
+
+  // The sequence's last tile as if it were full, if it is not. Keys behind the
+  // last one may be anything: nobody sees them.
+  void PackPartialTile(int64_t tile) {
+    const int64_t i = NumTiles(tile) - 1;
+    const int64_t first = tile + i * kCacheTile;
+    if (first / kCacheTile < full_) return;
+    const int64_t count = end_ - first;
+    const auto* key = reinterpret_cast<const uint8_t*>(keys_.at[i]);
+    const auto* value = reinterpret_cast<const uint8_t*>(values_.at[i]);
+    StoredRow k[kCacheTile], v[kCacheTile];
+    for (int64_t j = 0; j < kCacheTile; ++j) {
+      k[j] = {key + j * p_.head_dim * 2, DType::kBF16};
+      v[j] = {value + j * p_.head_dim * 2, DType::kBF16};
+    }
+    PackColumns<true>(k, kLanes, p_.head_dim, kLanes, scratch_.keys);
+    PackRows<true>(v, count, p_.v_dim, scratch_.v_width, scratch_.values);
+    keys_.at[i] = scratch_.keys;
+    values_.at[i] = scratch_.values;
+  }
+
+  const PagedAttentionParams& p_;
+  const AttentionItem& item_;
+  const int64_t begin_, end_;
+  const AttentionScratch& scratch_;
+  const int64_t full_;        // of the sequence's tiles
+  const int64_t head_bytes_;  // of a tile
+  KeyTiles keys_;
+  ValueTiles values_;
+};
+#endif
+
+// The tiles of one segment into `states`, which hold nothing yet.
+template <bool kPairs, typename Keys>
 inline void AttendSegment(const PagedAttentionParams& p,
                           const AttentionItem& item, const ItemRows& rows,
                           int32_t segment, const AttentionScratch& scratch,
@@ -133,45 +309,19 @@ inline void AttendSegment(const PagedAttentionParams& p,
   const int64_t last = rows.first_position + item.count;  // keys in sight
   const int64_t end =
       begin + kAttentionSegment < last ? begin + kAttentionSegment : last;
-  const bool shared = p.v_cache.data == p.k_cache.data;
   ResetRows(states);
-  const auto keys_of = [&](int64_t tile) {
-    return end - tile < kKeys ? end - tile : kKeys;
-  };
-  StoredRow k[kKeys], v[kKeys];
-  const auto find = [&](int64_t tile) {
-    FindRows(p, p.k_cache, item, tile, keys_of(tile), k);
-    if (!shared) FindRows(p, p.v_cache, item, tile, keys_of(tile), v);
-  };
-  const int64_t key_bytes = RowBytes(p.k_cache.dtype, p.head_dim);
-  const int64_t value_bytes = RowBytes(p.v_cache.dtype, p.v_dim);
-  find(begin);
-  if (!shared) Prefetch(v, keys_of(begin), 0, value_bytes);
+  Keys keys(p, item, begin, end, scratch);
   for (int64_t tile = begin; tile < end; tile += kKeys) {
-    const int64_t num_keys = keys_of(tile);
-    PackColumns<kPairs>(k, RoundUp(num_keys, kLanes), p.head_dim, kKeys,
-                        scratch.keys);
-    PackRows<kPairs>(shared ? k : v, num_keys, p.v_dim, scratch.v_width,
-                     scratch.values);
-    // The next head of the keys and values, as a rule this thread's next item.
-    if (item.kv_head + 1 < p.num_kv_heads) {
-      Prefetch(k, num_keys, key_bytes, 2 * key_bytes);
-      if (!shared) Prefetch(v, num_keys, key_bytes, key_bytes + value_bytes);
-    }
-    if (tile + kKeys < end) {
-      find(tile + kKeys);
-      const int64_t next = keys_of(tile + kKeys);
-      Prefetch(k, next, 0, key_bytes);
-      if (!shared) Prefetch(v, next, 0, value_bytes);
-    }
+    keys.Take(tile);
     // Earlier tokens may see nothing of the last tiles.
     AttendTile<kPairs>(
-        query, states, rows.FirstSeeing(tile), scratch.keys, scratch.values,
-        num_keys, [&](int64_t r) { return rows.PositionOf(r) + 1 - tile; });
+        query, states, rows.FirstSeeing(tile), keys.keys(), keys.values(),
+        end - tile < kKeys ? end - tile : kKeys,
+        [&](int64_t r) { return rows.PositionOf(r) + 1 - tile; });
   }
 }
 
-template <bool kPairs>
+template <bool kPairs, typename Keys>
 inline void AttendItem(const PagedAttentionParams& p, const AttentionItem& item,
                        float* states, float* memory) {
   const ItemRows rows(p, item);
@@ -190,8 +340,8 @@ inline void AttendItem(const PagedAttentionParams& p, const AttentionItem& item,
       RowStatesAt(rows.count, scratch.v_width, scratch.states[1]);
   for (int32_t s = item.segment_begin; s < item.segment_end; ++s) {
     const bool first = s == item.segment_begin;
-    AttendSegment<kPairs>(p, item, rows, s, scratch, query,
-                          first ? total : later);
+    AttendSegment<kPairs, Keys>(p, item, rows, s, scratch, query,
+                                first ? total : later);
     if (first) continue;
     for (int64_t r = rows.FirstSeeing(int64_t{s} * kAttentionSegment);
          r < rows.count; ++r) {
@@ -207,11 +357,13 @@ inline void AttendItem(const PagedAttentionParams& p, const AttentionItem& item,
 inline void AttentionRun(const PagedAttentionParams& p,
                          const AttentionItem& item, float* states,
                          float* scratch) {
-  if (kHasPairs && p.k_cache.dtype == DType::kBF16) {
-    AttendItem<kHasPairs>(p, item, states, scratch);
-  } else {
-    AttendItem<false>(p, item, states, scratch);
+#if defined(__AVX512BF16__)
+  if (p.tiled) return AttendItem<true, TiledKeys>(p, item, states, scratch);
+  if (p.k_cache.dtype == DType::kBF16) {
+    return AttendItem<true, PackedKeys<true>>(p, item, states, scratch);
   }
+#endif
+  AttendItem<false, PackedKeys<false>>(p, item, states, scratch);
 }
 
 // `states` are those of the item's segments, one after another.

@@ -133,8 +133,9 @@ inline void ExpandTile(const LatentHead& head, const StoredRow* stored,
   PackColumns<kPairs>(stored, width, head.rank + head.params->rope_dim, kKeys,
                       s.columns);
   float* keys = kPairs ? s.expanded : s.keys;
-  TileProduct<kPairs>(head.nope_dim, s.up_k, s.rank_stride, s.columns, kKeys,
-                      rank, width, /*accumulate=*/false, keys, kKeys);
+  TileProduct<kPairs>(head.nope_dim, s.up_k, s.rank_stride,
+                      PlainOperand{s.columns, kKeys}, rank, width,
+                      /*accumulate=*/false, keys, kKeys);
   if constexpr (kPairs) PairUpRows(keys, head.nope_dim, kKeys, s.keys);
   std::memcpy(s.keys + nope * kKeys, s.columns + rank * kKeys,
               rope * kKeys * sizeof(float));
@@ -146,8 +147,9 @@ inline void ExpandTile(const LatentHead& head, const StoredRow* stored,
     }
   }
   float* values = kPairs ? s.expanded : s.values;
-  TileProduct<kPairs>(num_keys, s.rows, s.rank_stride, s.up_v, s.v_width, rank,
-                      s.v_width, /*accumulate=*/false, values, s.v_width);
+  TileProduct<kPairs>(num_keys, s.rows, s.rank_stride,
+                      PlainOperand{s.up_v, s.v_width}, rank, s.v_width,
+                      /*accumulate=*/false, values, s.v_width);
   if constexpr (kPairs) PairUpRows(values, num_keys, s.v_width, s.values);
 }
 
@@ -196,7 +198,8 @@ inline void AttendExpanded(const LatentHead& head, int32_t seq,
     const RowStates& states = segment == 0 ? total : later;
     if (opens) ResetRows(states);
     AttendTile<kPairs>(
-        query, states, first_seeing(tile), s.keys, s.values, num_keys,
+        query, states, first_seeing(tile), PlainOperand{s.keys, kKeys},
+        PlainOperand{s.values, s.v_width}, num_keys,
         [&](int64_t r) { return first_position + r + 1 - tile; });
     const bool closes =
         tile + kKeys - segment == kAttentionSegment || tile + kKeys >= end;

@@ -4,6 +4,7 @@
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd/attention.h"
+#include "kernels/cpu/simd/cache_tiles.h"
 #include "kernels/cpu/simd/compress.h"
 #include "kernels/cpu/simd/float_linear.h"
 #include "kernels/cpu/simd/hyper_connection.h"
@@ -36,6 +37,7 @@ constexpr CpuOps MakeOps(std::string_view name) {
       .rope = RopeTokens,
       .silu_mul = SiluMulTokens,
       .cache_write = CacheWriteTokens,
+      .fill_cache_tiles = FillCacheTiles,
       .attention = AttentionRun,
       .attention_merge = AttentionMerge,
       .attention_scratch_floats = AttentionScratchFloats,

@@ -163,16 +163,4 @@ inline void LoadRow(const void* x, int64_t n, DType dtype, float* out) {
   }
 }
 
-inline void CacheWriteTokens(const CacheWriteParams& p, int64_t begin,
-                             int64_t end) {
-  const int64_t row_bytes =
-      p.row_width * (p.cache.dtype == DType::kF32 ? 4 : 2);
-  for (int64_t t = begin; t < end; ++t) {
-    if (p.slot_mapping[t] < 0) continue;
-    StoreRow(
-        p.rows + t * p.row_stride, p.row_width, p.cache.dtype,
-        static_cast<uint8_t*>(p.cache.data) + p.slot_mapping[t] * row_bytes);
-  }
-}
-
 }  // namespace shoal::SHOAL_ISA

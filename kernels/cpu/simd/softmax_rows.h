@@ -149,11 +149,11 @@ struct QueryRows {
   float scale = 0;    // of scores, with log2 e
 };
 
-// One tile of packed keys [depth, kKeys] and values [words of keys, v_width]
-// against rows from `row` on; row r sees the first valid(r) > 0 of num_keys.
-template <bool kPairs, typename Valid>
+// One tile of keys [depth, kKeys] and values [words of keys, v_width] against
+// rows from `row` on; row r sees the first valid(r) > 0 of num_keys.
+template <bool kPairs, typename Keys, typename Values, typename Valid>
 inline void AttendTile(const QueryRows& query, const RowStates& rows,
-                       int64_t row, const float* keys, const float* values,
+                       int64_t row, const Keys& keys, const Values& values,
                        int64_t num_keys, const Valid& valid) {
   alignas(64) float scores[kRowBlock * kKeys];
   const int64_t width = RoundUp(num_keys, kLanes);
@@ -161,8 +161,8 @@ inline void AttendTile(const QueryRows& query, const RowStates& rows,
     const int64_t count =
         rows.count - row < kRowBlock ? rows.count - row : kRowBlock;
     TileProduct<kPairs>(count, query.words + row * query.stride, query.stride,
-                        keys, kKeys, query.depth, width, /*accumulate=*/false,
-                        scores, kKeys);
+                        keys, query.depth, width, /*accumulate=*/false, scores,
+                        kKeys);
     for (int64_t r = 0; r < count; ++r) {
       const int64_t seen = valid(row + r);
       if (seen >= kKeys) {
@@ -173,10 +173,9 @@ inline void AttendTile(const QueryRows& query, const RowStates& rows,
                                  scores + r * kKeys);
       }
     }
-    TileProduct<kPairs>(count, scores, kKeys, values, rows.v_width,
-                        WordsOf<kPairs>(num_keys), rows.v_width,
-                        /*accumulate=*/true, rows.acc + row * rows.v_width,
-                        rows.v_width);
+    TileProduct<kPairs>(count, scores, kKeys, values, WordsOf<kPairs>(num_keys),
+                        rows.v_width, /*accumulate=*/true,
+                        rows.acc + row * rows.v_width, rows.v_width);
     row += count;
   }
 }

@@ -51,8 +51,9 @@ inline void KeyScoresAs(const KeySelectParams& p, int32_t seq, int32_t token,
     for (int64_t h = 0; h < heads; h += kRowBlock) {
       alignas(64) float products[kRowBlock * kKeys];
       const int64_t block = heads - h < kRowBlock ? heads - h : kRowBlock;
-      TileProduct<kPairs>(block, query + h * stride, stride, keys, kKeys, depth,
-                          width, /*accumulate=*/false, products, kKeys);
+      TileProduct<kPairs>(block, query + h * stride, stride,
+                          PlainOperand{keys, kKeys}, depth, width,
+                          /*accumulate=*/false, products, kKeys);
       for (int64_t r = 0; r < block; ++r) {
         const Vec weight = Set(p.weights[first_head + h + r]);
         for (int64_t i = 0; i < width / kLanes; ++i) {
@@ -104,7 +105,8 @@ inline void AttendChosen(const SparseAttentionParams& p, int64_t token,
     for (int64_t j = filled; j < width; ++j) rows[j].data = nullptr;
     PackColumns<kPairs>(rows, width, p.head_dim, kKeys, scratch.keys);
     PackRows<kPairs>(rows, filled, p.v_dim, scratch.v_width, scratch.values);
-    AttendTile<kPairs>(query, states, 0, scratch.keys, scratch.values, filled,
+    AttendTile<kPairs>(query, states, 0, PlainOperand{scratch.keys, kKeys},
+                       PlainOperand{scratch.values, scratch.v_width}, filled,
                        [filled](int64_t) { return filled; });
     filled = 0;
   };

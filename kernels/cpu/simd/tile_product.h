@@ -66,10 +66,22 @@ inline Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) {
   }
 }
 
+// Where the vectors of b lie: At(d, i) is word d of columns [i, i + 1) ·
+// kLanes.
+struct PlainOperand {
+  const float* words = nullptr;
+  int64_t stride = 0;
+
+  const float* At(int64_t d, int64_t i) const {
+    return words + d * stride + i * kLanes;
+  }
+};
+
 // The unrolling is asked for so that the sums are registers from the start.
-template <bool kPairs, int kRows, int kColumns>
-inline void ProductBlock(const float* a, int64_t a_stride, const float* b,
-                         int64_t b_stride, int64_t depth, bool accumulate,
+// `first`: vector of columns.
+template <bool kPairs, int kRows, int kColumns, typename Operand>
+inline void ProductBlock(const float* a, int64_t a_stride, const Operand& b,
+                         int64_t first, int64_t depth, bool accumulate,
                          float* c, int64_t c_stride) {
   Vec sum[kRows][kColumns];
 #pragma GCC unroll 8
@@ -83,7 +95,7 @@ inline void ProductBlock(const float* a, int64_t a_stride, const float* b,
     Vec columns[kColumns];
 #pragma GCC unroll 8
     for (int i = 0; i < kColumns; ++i) {
-      columns[i] = Load(b + d * b_stride + i * kLanes);
+      columns[i] = Load(b.At(d, first + i));
       KeepInRegister(columns[i]);
     }
 #pragma GCC unroll 8
@@ -104,32 +116,31 @@ inline void ProductBlock(const float* a, int64_t a_stride, const float* b,
   }
 }
 
-template <bool kPairs, int kRows>
-inline void ProductRows(const float* a, int64_t a_stride, const float* b,
-                        int64_t b_stride, int64_t depth, int64_t width,
-                        bool accumulate, float* c, int64_t c_stride) {
+template <bool kPairs, int kRows, typename Operand>
+inline void ProductRows(const float* a, int64_t a_stride, const Operand& b,
+                        int64_t depth, int64_t width, bool accumulate, float* c,
+                        int64_t c_stride) {
   int64_t i = 0;
-  for (; i + kColumnBlock * kLanes <= width; i += kColumnBlock * kLanes) {
+  for (; (i + kColumnBlock) * kLanes <= width; i += kColumnBlock) {
     ProductBlock<kPairs, kRows, kColumnBlock>(
-        a, a_stride, b + i, b_stride, depth, accumulate, c + i, c_stride);
+        a, a_stride, b, i, depth, accumulate, c + i * kLanes, c_stride);
   }
-  for (; i < width; i += kLanes) {
-    ProductBlock<kPairs, kRows, 1>(a, a_stride, b + i, b_stride, depth,
-                                   accumulate, c + i, c_stride);
+  for (; i * kLanes < width; ++i) {
+    ProductBlock<kPairs, kRows, 1>(a, a_stride, b, i, depth, accumulate,
+                                   c + i * kLanes, c_stride);
   }
 }
 
 // c[r][i] (+)= Σ_d a[r][d] · b[d][i] for `rows` rows and `width` columns, a
 // multiple of kLanes. Strides are in words.
-template <bool kPairs>
+template <bool kPairs, typename Operand>
 inline void TileProduct(int64_t rows, const float* a, int64_t a_stride,
-                        const float* b, int64_t b_stride, int64_t depth,
-                        int64_t width, bool accumulate, float* c,
-                        int64_t c_stride) {
+                        const Operand& b, int64_t depth, int64_t width,
+                        bool accumulate, float* c, int64_t c_stride) {
   const auto run = [&](auto count) {
     constexpr int kRows = decltype(count)::value;
-    ProductRows<kPairs, kRows>(a, a_stride, b, b_stride, depth, width,
-                               accumulate, c, c_stride);
+    ProductRows<kPairs, kRows>(a, a_stride, b, depth, width, accumulate, c,
+                               c_stride);
     rows -= kRows;
     a += kRows * a_stride;
     c += kRows * c_stride;

@@ -53,6 +53,19 @@ TEST(CacheLayoutsTest, GroupedQueries) {
   EXPECT_EQ(Bytes(Dense(28, 4, 128)), 57'344);    // R1-Distill-Qwen-7B
 }
 
+TEST(CacheLayoutsTest, TilesWhereTheTableAndTheHeadsAllowThem) {
+  const auto multiple = [](int64_t head_dim, DType dtype, bool has_tiles) {
+    const CacheLayout layout =
+        MakeCacheLayout(Dense(30, 3, head_dim), dtype, has_tiles);
+    EXPECT_EQ(layout.BytesPerToken(), DTypeBytes(dtype, 30 * 2 * 3 * head_dim));
+    return layout.BlockMultiple();
+  };
+  EXPECT_EQ(multiple(64, DType::kBF16, true), kCacheTile);
+  EXPECT_EQ(multiple(64, DType::kBF16, false), 1);
+  EXPECT_EQ(multiple(64, DType::kF32, true), 1);
+  EXPECT_EQ(multiple(80, DType::kBF16, true), 1);
+}
+
 TEST(CacheLayoutsTest, LatentRows) {
   EXPECT_EQ(Bytes(Latent(27)), 31'104);  // V2-Lite
   EXPECT_EQ(Bytes(Latent(60)), 69'120);  // V2
