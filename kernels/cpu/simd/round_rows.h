@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/cpu/simd/tile_product.h"
 #include "kernels/cpu/simd/vec.h"
 
 namespace shoal::SHOAL_ISA {
@@ -38,24 +39,22 @@ inline void SumHalves(const VecI (&q)[kGroup / kLanes], int32_t* halves) {
 #endif
 }
 
-// x [kGroup].
-inline void RoundGroup(const float* x, RoundedGroup* group) {
-  // Adding 1.5 · 2^23 leaves the rounded integer in the low mantissa bits.
-  const Vec magic = Set(12582912.0f);
-  // Magnitudes compared as integers: infinity and NaN are above all others.
+// The largest magnitude of each lane of x [kGroup], as an integer: infinity and
+// NaN are above all others.
+inline VecI LaneMagnitudes(const float* x) {
   VecI highest = {};
   for (int i = 0; i < kGroup; i += kLanes) {
     const VecI bits = BitCast<VecI>(Load(x + i)) & 0x7fffffff;
     highest = bits > highest ? bits : highest;
   }
-  float max = BitCast<float>(MaxLane(highest));
-  if (!(max < INFINITY)) {
-    *group = {};
-    group->scale = group->sum = NAN;
-    return;
-  }
-  if (max < kSmallest) max = 0;
-  const float inverse = max > 0 ? 127.0f / max : 0.0f;
+  return highest;
+}
+
+// x [kGroup] by a scale that is known.
+inline void RoundByScale(const float* x, float scale, float inverse,
+                         RoundedGroup* group) {
+  // Adding 1.5 · 2^23 leaves the rounded integer in the low mantissa bits.
+  const Vec magic = Set(12582912.0f);
   VecI q[kGroup / kLanes];
   for (int i = 0; i < kGroup / kLanes; ++i) {
     const Vec shifted = Fma(Load(x + i * kLanes), Set(inverse), magic);
@@ -65,12 +64,51 @@ inline void RoundGroup(const float* x, RoundedGroup* group) {
   int32_t halves[2];
   SumHalves(q, halves);
   const int32_t sum = halves[0] + halves[1];
-  group->scale = max / 127.0f;
-  group->sum = group->scale * static_cast<float>(sum);
+  group->scale = scale;
+  group->sum = scale * static_cast<float>(sum);
   group->offset_8 = -8 * sum;
   group->offset_128 = -128 * sum;
   group->half_offsets[0] = -128 * halves[0];
   group->half_offsets[1] = -128 * halves[1];
+}
+
+// x [kGroup].
+inline void RoundGroup(const float* x, RoundedGroup* group) {
+  float max = BitCast<float>(MaxLane(LaneMagnitudes(x)));
+  if (!(max < INFINITY)) {
+    *group = {};
+    group->scale = group->sum = NAN;
+    return;
+  }
+  if (max < kSmallest) max = 0;
+  RoundByScale(x, max / 127.0f, max > 0 ? 127.0f / max : 0.0f, group);
+}
+
+// kLanes groups, `stride` apart: their scales are the lanes of one division.
+inline void RoundGroups(const float* x, int64_t stride, RoundedGroup* groups) {
+  Vec lanes[kLanes];
+#pragma GCC unroll 16
+  for (int t = 0; t < kLanes; ++t) {
+    lanes[t] = BitCast<Vec>(LaneMagnitudes(x + t * stride));
+  }
+  Transpose(lanes);
+  VecI highest = BitCast<VecI>(lanes[0]);
+#pragma GCC unroll 16
+  for (int t = 1; t < kLanes; ++t) {
+    const VecI bits = BitCast<VecI>(lanes[t]);
+    highest = bits > highest ? bits : highest;
+  }
+  float max[kLanes], scale[kLanes], inverse[kLanes];
+  Store(BitCast<Vec>(highest), max);
+  Store(BitCast<Vec>(highest) / Set(127.0f), scale);
+  Store(Set(127.0f) / BitCast<Vec>(highest), inverse);
+  for (int t = 0; t < kLanes; ++t) {
+    if (max[t] >= kSmallest && max[t] < INFINITY) [[likely]] {
+      RoundByScale(x + t * stride, scale[t], inverse[t], groups + t);
+    } else {
+      RoundGroup(x + t * stride, groups + t);
+    }
+  }
 }
 
 template <int kMaxPanel>
@@ -84,13 +122,14 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t num_tokens,
     RoundedGroup* place = out + token * groups;
     // Writes go on line by line; reads are two whole lines at a time.
     for (int64_t g = 0; g < groups && panel >= begin; ++g) {
-      for (int t = 0; t < size; ++t, ++place) {
-        if (t < left) {
-          RoundGroup(in + (token + t) * in_features + g * kGroup, place);
-        } else {
-          *place = {};  // padding
-        }
+      const float* x = in + token * in_features + g * kGroup;
+      const int64_t real = left < size ? left : size;
+      int64_t t = 0;
+      for (; t + kLanes <= real; t += kLanes, place += kLanes) {
+        RoundGroups(x + t * in_features, in_features, place);
       }
+      for (; t < real; ++t, ++place) RoundGroup(x + t * in_features, place);
+      for (; t < size; ++t, ++place) *place = {};  // padding
     }
     token += size;
   }
