@@ -49,9 +49,8 @@ void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
            [&](int64_t begin, int64_t end, int) { body(begin, end); });
 }
 
-std::span<const RoundedRows> RowRounder::Round(
-    const CpuOps& ops, ThreadPool& pool, const float* in, int64_t in_features,
-    std::span<const int64_t> first_rows) {
+void RowRounder::MakeParts(const CpuOps& ops, int64_t in_features,
+                           std::span<const int64_t> first_rows) {
   const size_t num_parts = first_rows.size() - 1;
   const int64_t row_groups = in_features / kGroup;
   parts_.resize(num_parts);
@@ -65,24 +64,75 @@ std::span<const RoundedRows> RowRounder::Round(
   }
   const auto num_groups = static_cast<size_t>(rows * row_groups);
   if (groups_.size() < num_groups) groups_.resize(num_groups);
-  RoundedGroup* groups = groups_.data();
+  const RoundedGroup* groups = groups_.data();
   for (size_t p = 0; p < num_parts; ++p) {
     const int64_t count = first_rows[p + 1] - first_rows[p];
     parts_[p] = {groups, count, in_features};
     groups += PaddedTokens(count, ops.max_panel) * row_groups;
   }
+}
+
+void RowRounder::ForPanels(
+    const CpuOps& ops, ThreadPool& pool, int64_t in_features,
+    const std::function<void(size_t, int64_t, int64_t)>& body) {
   ForRows(pool, first_panels_.back(), ops.max_panel * in_features,
           [&](int64_t begin, int64_t end) {
-            ForParts(first_panels_, begin, end,
-                     [&](size_t p, int64_t first, int64_t last) {
-                       const RoundedRows& part = parts_[p];
-                       ops.round_rows(
-                           in + first_rows[p] * in_features, in_features,
-                           part.num_tokens, first, last,
-                           groups_.data() + (part.groups - groups_.data()));
-                     });
+            ForParts(first_panels_, begin, end, body);
           });
+}
+
+std::span<const RoundedRows> RowRounder::Round(
+    const CpuOps& ops, ThreadPool& pool, const float* in, int64_t in_features,
+    std::span<const int64_t> first_rows) {
+  MakeParts(ops, in_features, first_rows);
+  ForPanels(ops, pool, in_features, [&](size_t p, int64_t first, int64_t last) {
+    const RoundedRows& part = parts_[p];
+    ops.round_rows(in + first_rows[p] * in_features, in_features,
+                   part.num_tokens, first, last,
+                   groups_.data() + (part.groups - groups_.data()));
+  });
   return parts_;
+}
+
+std::span<const RoundedRows> RowRounder::RoundChosen(
+    const CpuOps& ops, ThreadPool& pool, const float* in, int64_t num_rows,
+    int64_t in_features, std::span<const int64_t> sources,
+    std::span<const int64_t> first_rows) {
+  const int64_t row_groups = in_features / kGroup;
+  const auto num_groups = static_cast<size_t>(num_rows * row_groups);
+  if (rows_.size() < num_groups) rows_.resize(num_groups);
+  ForRows(pool, num_rows, in_features, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {  // a panel of one is a row
+      ops.round_rows(in + r * in_features, in_features, 1, 0, 1,
+                     rows_.data() + r * row_groups);
+    }
+  });
+  MakeParts(ops, in_features, first_rows);
+  ForPanels(ops, pool, in_features, [&](size_t p, int64_t first, int64_t last) {
+    CopyPanels(ops, parts_[p], sources.data() + first_rows[p], first, last);
+  });
+  return parts_;
+}
+
+void RowRounder::CopyPanels(const CpuOps& ops, const RoundedRows& part,
+                            const int64_t* sources, int64_t begin,
+                            int64_t end) {
+  const int64_t row_groups = part.in_features / kGroup;
+  RoundedGroup* groups = groups_.data() + (part.groups - groups_.data());
+  int64_t token = 0;
+  for (int64_t panel = 0; panel < end; ++panel) {
+    const int64_t size = PanelTokens(part.num_tokens - token, ops.max_panel);
+    for (int64_t t = 0; t < size && panel >= begin; ++t) {
+      RoundedGroup* to = groups + token * row_groups + t;
+      const bool padding = token + t >= part.num_tokens;
+      const RoundedGroup* from =
+          padding ? nullptr : rows_.data() + sources[token + t] * row_groups;
+      for (int64_t g = 0; g < row_groups; ++g, to += size) {
+        *to = padding ? RoundedGroup{} : from[g];
+      }
+    }
+    token += size;
+  }
 }
 
 // Rounds the inputs of jobs with pairs, those of neighbouring jobs once.

@@ -30,11 +30,28 @@ class RowRounder {
   std::span<const RoundedRows> Round(const CpuOps& ops, ThreadPool& pool,
                                      const float* in, int64_t in_features,
                                      std::span<const int64_t> first_rows);
+  // The same of rows that are chosen from in [num_rows, in_features], many of
+  // them more than once: row i is sources[i].
+  std::span<const RoundedRows> RoundChosen(const CpuOps& ops, ThreadPool& pool,
+                                           const float* in, int64_t num_rows,
+                                           int64_t in_features,
+                                           std::span<const int64_t> sources,
+                                           std::span<const int64_t> first_rows);
 
  private:
+  // Makes room for the parts, and their panels' places.
+  void MakeParts(const CpuOps& ops, int64_t in_features,
+                 std::span<const int64_t> first_rows);
+  // Calls body(p, first, last) over panels of parts.
+  void ForPanels(const CpuOps& ops, ThreadPool& pool, int64_t in_features,
+                 const std::function<void(size_t, int64_t, int64_t)>& body);
+  void CopyPanels(const CpuOps& ops, const RoundedRows& part,
+                  const int64_t* sources, int64_t begin, int64_t end);
+
   std::vector<RoundedGroup> groups_;
   std::vector<RoundedRows> parts_;
   std::vector<int64_t> first_panels_;  // of each part, then their number
+  std::vector<RoundedGroup> rows_;     // [num_rows, in_features / kGroup]
 };
 
 // One product. `rounded` is read for tiles, `in` for all other forms; those

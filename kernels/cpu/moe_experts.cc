@@ -14,10 +14,14 @@ bool Rounds(const PackedMatrix* matrix) {
   return AsCpu(matrix)->form() == CpuMatrix::Form::kTiles;
 }
 
+void Grow(std::vector<float>& buffer, int64_t floats) {
+  if (static_cast<int64_t>(buffer.size()) < floats) buffer.resize(floats);
+}
+
 }  // namespace
 
-// Sorts the choices by expert and copies their tokens' rows.
-void ExpertRunner::Gather(ThreadPool& pool, const MoeExpertsParams& params) {
+// Sorts the choices by expert.
+void ExpertRunner::Sort(const MoeExpertsParams& params) {
   const int64_t num_choices = params.num_tokens * params.top_k;
   const auto is_here = [&params](int32_t expert) {
     return expert >= 0 && params.experts[expert].is_here();
@@ -31,29 +35,29 @@ void ExpertRunner::Gather(ThreadPool& pool, const MoeExpertsParams& params) {
     first_rows_[e + 1] += first_rows_[e];
   }
   const int64_t num_rows = first_rows_.back();
-  choices_.resize(num_rows);
+  source_rows_.resize(num_rows);
   row_of_choice_.assign(num_choices, -1);
   std::vector<int64_t> next(first_rows_.begin(), first_rows_.end() - 1);
   for (int64_t c = 0; c < num_choices; ++c) {
     if (!is_here(params.expert_ids[c])) continue;
     const int64_t row = next[params.expert_ids[c]]++;
-    choices_[row] = c;
+    source_rows_[row] = c / params.top_k;
     row_of_choice_[c] = row;
   }
-  const auto grow = [num_rows](std::vector<float>& buffer, int64_t width) {
-    if (static_cast<int64_t>(buffer.size()) < num_rows * width) {
-      buffer.resize(num_rows * width);
-    }
-  };
-  grow(rows_, params.hidden_size);
-  grow(gate_, params.intermediate_size);
-  grow(up_, params.intermediate_size);
-  grow(result_, params.hidden_size);
-  ForRows(pool, num_rows, params.hidden_size, [&](int64_t begin, int64_t end) {
+  Grow(gate_, num_rows * params.intermediate_size);
+  Grow(up_, num_rows * params.intermediate_size);
+  Grow(result_, num_rows * params.hidden_size);
+}
+
+// Copies the choices' tokens, for matrices that take floats.
+void ExpertRunner::Gather(ThreadPool& pool, const MoeExpertsParams& params) {
+  const auto num_rows = static_cast<int64_t>(source_rows_.size());
+  const int64_t width = params.hidden_size;
+  Grow(rows_, num_rows * width);
+  ForRows(pool, num_rows, width, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      std::memcpy(rows_.data() + row * params.hidden_size,
-                  params.in + choices_[row] / params.top_k * params.hidden_size,
-                  params.hidden_size * sizeof(float));
+      std::memcpy(rows_.data() + row * width,
+                  params.in + source_rows_[row] * width, width * sizeof(float));
     }
   });
 }
@@ -76,7 +80,7 @@ void ExpertRunner::Add(ThreadPool& pool, const MoeExpertsParams& params) const {
 
 void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
                        const MoeExpertsParams& params) {
-  Gather(pool, params);
+  Sort(params);
   const int64_t num_rows = first_rows_.back();
   if (num_rows == 0) return;
   const int64_t hidden = params.hidden_size;
@@ -88,8 +92,10 @@ void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
 
   std::span<const RoundedRows> rounded;  // of each expert
   if (Rounds(any.gate) || Rounds(any.up)) {
-    rounded = rounder_.Round(ops, pool, rows_.data(), hidden, first_rows_);
+    rounded = rounder_.RoundChosen(ops, pool, params.in, params.num_tokens,
+                                   hidden, source_rows_, first_rows_);
   }
+  if (!Rounds(any.gate) || !Rounds(any.up)) Gather(pool, params);
   jobs_.clear();
   const auto add = [&](const PackedMatrix* weight, const float* in, int64_t e,
                        float* out) {
@@ -98,8 +104,11 @@ void ExpertRunner::Run(const CpuOps& ops, ThreadPool& pool,
     const CpuMatrix* matrix = AsCpu(weight);
     LinearJob& job = jobs_.emplace_back();
     job.matrix = matrix;
-    job.in = in + first * matrix->in_features();
-    if (Rounds(matrix)) job.rounded = rounded[e];
+    if (Rounds(matrix)) {
+      job.rounded = rounded[e];
+    } else {
+      job.in = in + first * matrix->in_features();
+    }
     job.num_tokens = count;
     job.out = {nullptr, out + first * matrix->out_features(),
                matrix->out_features(), false};

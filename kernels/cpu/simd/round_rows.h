@@ -111,25 +111,40 @@ inline void RoundGroups(const float* x, int64_t stride, RoundedGroup* groups) {
   }
 }
 
+// A panel of `size` tokens, the first `real` of which are no padding.
+inline void RoundPanel(const float* x, int64_t in_features, int size,
+                       int64_t real, RoundedGroup* panel) {
+  const int64_t groups = in_features / kGroup;
+  int64_t g = 0;
+  if (size == 1) {
+    for (; g + kLanes <= groups; g += kLanes) {
+      RoundGroups(x + g * kGroup, kGroup, panel + g);
+    }
+  }
+  // Writes go on line by line; reads are two whole lines at a time.
+  for (; g < groups; ++g) {
+    const float* column = x + g * kGroup;
+    RoundedGroup* to = panel + g * size;
+    int64_t t = 0;
+    for (; t + kLanes <= real; t += kLanes) {
+      RoundGroups(column + t * in_features, in_features, to + t);
+    }
+    for (; t < real; ++t) RoundGroup(column + t * in_features, to + t);
+    for (; t < size; ++t) to[t] = {};
+  }
+}
+
 template <int kMaxPanel>
 inline void RoundRows(const float* in, int64_t in_features, int64_t num_tokens,
                       int64_t begin, int64_t end, RoundedGroup* out) {
   const int64_t groups = in_features / kGroup;
   int64_t token = 0;
   for (int64_t panel = 0; panel < end; ++panel) {
-    const int size = PanelTokens(num_tokens - token, kMaxPanel);
     const int64_t left = num_tokens - token;
-    RoundedGroup* place = out + token * groups;
-    // Writes go on line by line; reads are two whole lines at a time.
-    for (int64_t g = 0; g < groups && panel >= begin; ++g) {
-      const float* x = in + token * in_features + g * kGroup;
-      const int64_t real = left < size ? left : size;
-      int64_t t = 0;
-      for (; t + kLanes <= real; t += kLanes, place += kLanes) {
-        RoundGroups(x + t * in_features, in_features, place);
-      }
-      for (; t < real; ++t, ++place) RoundGroup(x + t * in_features, place);
-      for (; t < size; ++t, ++place) *place = {};  // padding
+    const int size = PanelTokens(left, kMaxPanel);
+    if (panel >= begin) {
+      RoundPanel(in + token * in_features, in_features, size,
+                 left < size ? left : size, out + token * groups);
     }
     token += size;
   }
