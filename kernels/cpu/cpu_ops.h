@@ -190,7 +190,8 @@ struct CpuOps {
   int max_panel = 0;       // see PanelTokens
   bool has_pairs = false;  // round_pairs and pair_linear work
 
-  // Rounds panels [begin, end) of all tokens' panels, counted from 0; `groups`
+  // Rounds columns [begin, end): a column is one group of a panel's tokens, and
+  // panels have in_features / kGroup of them each, one after another. `groups`
   // holds PaddedTokens(num_tokens) rows.
   void (*round_rows)(const float* in, int64_t in_features, int64_t num_tokens,
                      int64_t begin, int64_t end, RoundedGroup* groups);

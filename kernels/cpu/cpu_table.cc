@@ -249,9 +249,11 @@ void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {
 }
 
 void CpuKernelTable::CacheWrite(const CacheWriteParams& params) {
-  ForRows(params.num_tokens, params.row_width, [&](int64_t begin, int64_t end) {
-    ops_.cache_write(params, begin, end);
-  });
+  // Rows of sequences lie apart, and none is in the caches yet.
+  ForRows(params.num_tokens, 4 * params.row_width,
+          [&](int64_t begin, int64_t end) {
+            ops_.cache_write(params, begin, end);
+          });
   if (params.order == CacheOrder::kRows) return;
   SHOAL_CHECK(has_cache_tiles());
   // Some tokens of a step fill a tile.

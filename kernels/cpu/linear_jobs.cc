@@ -54,13 +54,13 @@ void RowRounder::MakeParts(const CpuOps& ops, int64_t in_features,
   const size_t num_parts = first_rows.size() - 1;
   const int64_t row_groups = in_features / kGroup;
   parts_.resize(num_parts);
-  first_panels_.assign(1, 0);
+  first_columns_.assign(1, 0);
   int64_t rows = 0;
   for (size_t p = 0; p < num_parts; ++p) {
     const int64_t count = first_rows[p + 1] - first_rows[p];
     rows += PaddedTokens(count, ops.max_panel);
-    first_panels_.push_back(first_panels_.back() +
-                            NumPanels(count, ops.max_panel));
+    first_columns_.push_back(first_columns_.back() +
+                             NumPanels(count, ops.max_panel) * row_groups);
   }
   const auto num_groups = static_cast<size_t>(rows * row_groups);
   if (groups_.size() < num_groups) groups_.resize(num_groups);
@@ -72,12 +72,12 @@ void RowRounder::MakeParts(const CpuOps& ops, int64_t in_features,
   }
 }
 
-void RowRounder::ForPanels(
-    const CpuOps& ops, ThreadPool& pool, int64_t in_features,
+void RowRounder::ForColumns(
+    const CpuOps& ops, ThreadPool& pool,
     const std::function<void(size_t, int64_t, int64_t)>& body) {
-  ForRows(pool, first_panels_.back(), ops.max_panel * in_features,
+  ForRows(pool, first_columns_.back(), ops.max_panel * kGroup,
           [&](int64_t begin, int64_t end) {
-            ForParts(first_panels_, begin, end, body);
+            ForParts(first_columns_, begin, end, body);
           });
 }
 
@@ -85,7 +85,7 @@ std::span<const RoundedRows> RowRounder::Round(
     const CpuOps& ops, ThreadPool& pool, const float* in, int64_t in_features,
     std::span<const int64_t> first_rows) {
   MakeParts(ops, in_features, first_rows);
-  ForPanels(ops, pool, in_features, [&](size_t p, int64_t first, int64_t last) {
+  ForColumns(ops, pool, [&](size_t p, int64_t first, int64_t last) {
     const RoundedRows& part = parts_[p];
     ops.round_rows(in + first_rows[p] * in_features, in_features,
                    part.num_tokens, first, last,
@@ -103,32 +103,33 @@ std::span<const RoundedRows> RowRounder::RoundChosen(
   if (rows_.size() < num_groups) rows_.resize(num_groups);
   ForRows(pool, num_rows, in_features, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {  // a panel of one is a row
-      ops.round_rows(in + r * in_features, in_features, 1, 0, 1,
+      ops.round_rows(in + r * in_features, in_features, 1, 0, row_groups,
                      rows_.data() + r * row_groups);
     }
   });
   MakeParts(ops, in_features, first_rows);
-  ForPanels(ops, pool, in_features, [&](size_t p, int64_t first, int64_t last) {
-    CopyPanels(ops, parts_[p], sources.data() + first_rows[p], first, last);
+  ForColumns(ops, pool, [&](size_t p, int64_t first, int64_t last) {
+    CopyColumns(ops, parts_[p], sources.data() + first_rows[p], first, last);
   });
   return parts_;
 }
 
-void RowRounder::CopyPanels(const CpuOps& ops, const RoundedRows& part,
-                            const int64_t* sources, int64_t begin,
-                            int64_t end) {
+void RowRounder::CopyColumns(const CpuOps& ops, const RoundedRows& part,
+                             const int64_t* sources, int64_t begin,
+                             int64_t end) {
   const int64_t row_groups = part.in_features / kGroup;
   RoundedGroup* groups = groups_.data() + (part.groups - groups_.data());
   int64_t token = 0;
-  for (int64_t panel = 0; panel < end; ++panel) {
+  for (int64_t first = 0; first < end; first += row_groups) {  // of a panel
     const int64_t size = PanelTokens(part.num_tokens - token, ops.max_panel);
-    for (int64_t t = 0; t < size && panel >= begin; ++t) {
+    for (int64_t t = 0; t < size && first + row_groups > begin; ++t) {
       RoundedGroup* to = groups + token * row_groups + t;
       const bool padding = token + t >= part.num_tokens;
       const RoundedGroup* from =
           padding ? nullptr : rows_.data() + sources[token + t] * row_groups;
-      for (int64_t g = 0; g < row_groups; ++g, to += size) {
-        *to = padding ? RoundedGroup{} : from[g];
+      const int64_t last = std::min(end - first, row_groups);
+      for (int64_t g = std::max<int64_t>(begin - first, 0); g < last; ++g) {
+        to[g * size] = padding ? RoundedGroup{} : from[g];
       }
     }
     token += size;

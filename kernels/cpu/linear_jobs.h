@@ -16,7 +16,7 @@ namespace shoal::cpu {
 
 // Elements below which work stays in the calling thread: waking the others
 // costs about as much as this many elements take.
-inline constexpr int64_t kSmallWork = 16384;
+inline constexpr int64_t kSmallWork = 8192;
 
 // Calls body(begin, end) over ranges of `rows` rows of `width` elements each.
 void ForRows(ThreadPool& pool, int64_t rows, int64_t width,
@@ -42,16 +42,16 @@ class RowRounder {
   // Makes room for the parts, and their panels' places.
   void MakeParts(const CpuOps& ops, int64_t in_features,
                  std::span<const int64_t> first_rows);
-  // Calls body(p, first, last) over panels of parts.
-  void ForPanels(const CpuOps& ops, ThreadPool& pool, int64_t in_features,
-                 const std::function<void(size_t, int64_t, int64_t)>& body);
-  void CopyPanels(const CpuOps& ops, const RoundedRows& part,
-                  const int64_t* sources, int64_t begin, int64_t end);
+  // Calls body(p, first, last) over columns (see CpuOps::round_rows) of parts.
+  void ForColumns(const CpuOps& ops, ThreadPool& pool,
+                  const std::function<void(size_t, int64_t, int64_t)>& body);
+  void CopyColumns(const CpuOps& ops, const RoundedRows& part,
+                   const int64_t* sources, int64_t begin, int64_t end);
 
   std::vector<RoundedGroup> groups_;
   std::vector<RoundedRows> parts_;
-  std::vector<int64_t> first_panels_;  // of each part, then their number
-  std::vector<RoundedGroup> rows_;     // [num_rows, in_features / kGroup]
+  std::vector<int64_t> first_columns_;  // of each part, then their number
+  std::vector<RoundedGroup> rows_;      // [num_rows, in_features / kGroup]
 };
 
 // One product. `rounded` is read for tiles, `in` for all other forms; those

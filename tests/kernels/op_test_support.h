@@ -180,8 +180,13 @@ inline std::vector<RoundedGroup> RoundedByToken(const CpuOps& ops,
   const int64_t row = width / kGroup;
   const int max_panel = ops.max_panel;
   std::vector<RoundedGroup> panels(PaddedTokens(tokens, max_panel) * row);
-  ops.round_rows(in.data(), width, tokens, 0, NumPanels(tokens, max_panel),
-                 panels.data());
+  // In three parts that end within panels.
+  const int64_t columns = NumPanels(tokens, max_panel) * row;
+  const int64_t ends[] = {0, columns / 3, columns / 2, columns};
+  for (int part = 0; part < 3; ++part) {
+    ops.round_rows(in.data(), width, tokens, ends[part], ends[part + 1],
+                   panels.data());
+  }
   std::vector<RoundedGroup> groups(tokens * row);
   for (int64_t token = 0; token < tokens;) {
     const int size = PanelTokens(tokens - token, max_panel);

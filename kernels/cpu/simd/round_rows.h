@@ -111,18 +111,18 @@ inline void RoundGroups(const float* x, int64_t stride, RoundedGroup* groups) {
   }
 }
 
-// A panel of `size` tokens, the first `real` of which are no padding.
+// Columns [g, end) of a panel of `size` tokens, the first `real` of which are
+// no padding.
 inline void RoundPanel(const float* x, int64_t in_features, int size,
-                       int64_t real, RoundedGroup* panel) {
-  const int64_t groups = in_features / kGroup;
-  int64_t g = 0;
+                       int64_t real, int64_t g, int64_t end,
+                       RoundedGroup* panel) {
   if (size == 1) {
-    for (; g + kLanes <= groups; g += kLanes) {
+    for (; g + kLanes <= end; g += kLanes) {
       RoundGroups(x + g * kGroup, kGroup, panel + g);
     }
   }
   // Writes go on line by line; reads are two whole lines at a time.
-  for (; g < groups; ++g) {
+  for (; g < end; ++g) {
     const float* column = x + g * kGroup;
     RoundedGroup* to = panel + g * size;
     int64_t t = 0;
@@ -139,12 +139,14 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t num_tokens,
                       int64_t begin, int64_t end, RoundedGroup* out) {
   const int64_t groups = in_features / kGroup;
   int64_t token = 0;
-  for (int64_t panel = 0; panel < end; ++panel) {
+  for (int64_t first = 0; first < end; first += groups) {  // of a panel
     const int64_t left = num_tokens - token;
     const int size = PanelTokens(left, kMaxPanel);
-    if (panel >= begin) {
+    if (first + groups > begin) {
       RoundPanel(in + token * in_features, in_features, size,
-                 left < size ? left : size, out + token * groups);
+                 left < size ? left : size, begin > first ? begin - first : 0,
+                 end - first < groups ? end - first : groups,
+                 out + token * groups);
     }
     token += size;
   }
