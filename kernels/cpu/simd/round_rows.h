@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cmath>
+#include <utility>
 
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/simd/tile_product.h"
@@ -84,24 +85,37 @@ inline void RoundGroup(const float* x, RoundedGroup* group) {
   RoundByScale(x, max / 127.0f, max > 0 ? 127.0f / max : 0.0f, group);
 }
 
+// One step of a transposition (tile_product.h) that keeps maxima only: of rows
+// i and i + kStep each, the second's go to the lanes with kStep in their index.
+template <int kStep>
+inline void MaxStep(VecI (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 2 * kStep) {
+    Vec a = BitCast<Vec>(rows[i]), b = BitCast<Vec>(rows[i + kStep]);
+    ExchangeBlocks<kStep>(a, b, std::make_index_sequence<kLanes>());
+    const VecI x = BitCast<VecI>(a), y = BitCast<VecI>(b);
+    rows[i] = x > y ? x : y;
+  }
+}
+// Lane i: the largest of rows[i].
+inline VecI MaxOfRows(VecI (&rows)[kLanes]) {
+  MaxStep<1>(rows);
+  MaxStep<2>(rows);
+  if constexpr (kLanes > 4) MaxStep<4>(rows);
+  if constexpr (kLanes > 8) MaxStep<8>(rows);
+  return rows[0];
+}
+
 // kLanes groups, `stride` apart: their scales are the lanes of one division.
 inline void RoundGroups(const float* x, int64_t stride, RoundedGroup* groups) {
-  Vec lanes[kLanes];
+  VecI rows[kLanes];
 #pragma GCC unroll 16
-  for (int t = 0; t < kLanes; ++t) {
-    lanes[t] = BitCast<Vec>(LaneMagnitudes(x + t * stride));
-  }
-  Transpose(lanes);
-  VecI highest = BitCast<VecI>(lanes[0]);
-#pragma GCC unroll 16
-  for (int t = 1; t < kLanes; ++t) {
-    const VecI bits = BitCast<VecI>(lanes[t]);
-    highest = bits > highest ? bits : highest;
-  }
+  for (int t = 0; t < kLanes; ++t) rows[t] = LaneMagnitudes(x + t * stride);
+  const Vec highest = BitCast<Vec>(MaxOfRows(rows));
   float max[kLanes], scale[kLanes], inverse[kLanes];
-  Store(BitCast<Vec>(highest), max);
-  Store(BitCast<Vec>(highest) / Set(127.0f), scale);
-  Store(Set(127.0f) / BitCast<Vec>(highest), inverse);
+  Store(highest, max);
+  Store(highest / Set(127.0f), scale);
+  Store(Set(127.0f) / highest, inverse);
   for (int t = 0; t < kLanes; ++t) {
     if (max[t] >= kSmallest && max[t] < INFINITY) [[likely]] {
       RoundByScale(x + t * stride, scale[t], inverse[t], groups + t);
