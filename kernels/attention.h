@@ -9,8 +9,8 @@
 //   [num_slots / kCacheTile, num_kv_heads, ..]
 // where a head of a tile that is not yet full is [kCacheTile, head_dim], and of
 // a full one, which the write of its last slot makes,
-//   keys    [head_dim / 2, kCacheTile, 2]   values  [kCacheTile / 2, head_dim,
-//   2]
+//   keys    [head_dim / 2, kCacheTile, 2]
+//   values  [kCacheTile / 2, head_dim, 2]
 // Slots of a tile are written in their order, the context's length tells which
 // tiles are full.
 #pragma once

@@ -1,9 +1,9 @@
 // Decoder is a model ready to run: packed weights behind one forward pass. It
 // knows batches and the cache, not requests. Threads: step thread only.
 //
-//   decoder.Start(batch, cache)   queue a step (where the device's memory is
-//   the decoder.Draw(count, draws)    host's: compute it)
-//   decoder.Finish(&tokens)       wait for the oldest step that is under way
+//   decoder.Start(batch, cache)  queue a step; the CPU computes it at once
+//   decoder.Draw(count, draws)   and a token for each of its first rows
+//   decoder.Finish(&tokens)      wait for the oldest step that is under way
 //
 // If can_run_ahead(), the next step may be started before one is finished: what
 // was drawn in it goes in as DrawnToken().

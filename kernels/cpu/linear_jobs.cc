@@ -101,8 +101,11 @@ std::span<const RoundedRows> RowRounder::RoundChosen(
   const int64_t row_groups = in_features / kGroup;
   const auto num_groups = static_cast<size_t>(num_rows * row_groups);
   if (rows_.size() < num_groups) rows_.resize(num_groups);
+  is_chosen_.assign(num_rows, 0);
+  for (const int64_t r : sources) is_chosen_[r] = 1;
   ForRows(pool, num_rows, in_features, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {  // a panel of one is a row
+      if (is_chosen_[r] == 0) continue;
       ops.round_rows(in + r * in_features, in_features, 1, 0, row_groups,
                      rows_.data() + r * row_groups);
     }

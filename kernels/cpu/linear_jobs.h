@@ -30,8 +30,8 @@ class RowRounder {
   std::span<const RoundedRows> Round(const CpuOps& ops, ThreadPool& pool,
                                      const float* in, int64_t in_features,
                                      std::span<const int64_t> first_rows);
-  // The same of rows that are chosen from in [num_rows, in_features], many of
-  // them more than once: row i is sources[i].
+  // The same of rows that are chosen from in [num_rows, in_features]: row i is
+  // sources[i]. One that is chosen several times is rounded once.
   std::span<const RoundedRows> RoundChosen(const CpuOps& ops, ThreadPool& pool,
                                            const float* in, int64_t num_rows,
                                            int64_t in_features,
@@ -52,6 +52,7 @@ class RowRounder {
   std::vector<RoundedRows> parts_;
   std::vector<int64_t> first_columns_;  // of each part, then their number
   std::vector<RoundedGroup> rows_;      // [num_rows, in_features / kGroup]
+  std::vector<uint8_t> is_chosen_;      // [num_rows]
 };
 
 // One product. `rounded` is read for tiles, `in` for all other forms; those

@@ -8,6 +8,7 @@
 #include "engine/engine.h"
 #include "gtest/gtest.h"
 #include "tests/engine/checked_table.h"
+#include "tests/engine/engine_checks.h"
 #include "tests/engine/golden_model.h"
 #include "tests/engine/token_reader.h"
 
@@ -96,13 +97,7 @@ TEST_P(EngineFaultTest, ArrivalsMeanwhileEndWithAnErrorToo) {
 INSTANTIATE_TEST_SUITE_P(All, EngineFaultTest,
                          testing::Values("llama-gqa", "deepseek_v2-lite",
                                          "deepseek_v4"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           for (char& c : name) {
-                             if (c == '-') c = '_';
-                           }
-                           return name;
-                         });
+                         FixtureName);
 
 }  // namespace
 }  // namespace shoal

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/engine_checks.h"
 #include "tests/engine/golden_model.h"
 #include "tests/engine/token_reader.h"
 
@@ -69,14 +70,7 @@ class EngineTest : public testing::Test {
   absl::Status Refusal(EngineRequest request) {
     return engine_->Submit(std::move(request)).status();
   }
-  // Waits until the engine holds nothing, and checks that all blocks are free.
-  void ExpectIdle() {
-    ASSERT_TRUE(engine_->AwaitIdle(absl::Now() + absl::Seconds(30)));
-    const EngineSnapshot snapshot = engine_->Snapshot();
-    EXPECT_EQ(snapshot.free_blocks, snapshot.total_blocks);
-    EXPECT_EQ(snapshot.num_running, 0);
-    EXPECT_EQ(snapshot.num_waiting, 0);
-  }
+  void ExpectIdle() { shoal::ExpectIdle(*engine_); }
 
   LoadedModel model_;
   CountingObserver observer_;

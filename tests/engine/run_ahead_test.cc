@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "engine/engine.h"
 #include "tests/engine/checked_table.h"
+#include "tests/engine/engine_checks.h"
 #include "tests/engine/golden_model.h"
 #include "tests/engine/token_reader.h"
 
@@ -120,13 +121,7 @@ class RunAheadTest : public testing::TestWithParam<const char*> {
     return outcomes;
   }
 
-  void ExpectIdle() {
-    ASSERT_TRUE(engine_->AwaitIdle(absl::Now() + absl::Seconds(30)));
-    const EngineSnapshot snapshot = engine_->Snapshot();
-    EXPECT_EQ(snapshot.free_blocks, snapshot.total_blocks);
-    EXPECT_EQ(snapshot.num_running, 0);
-    EXPECT_EQ(snapshot.num_waiting, 0);
-  }
+  void ExpectIdle() { shoal::ExpectIdle(*engine_); }
 
   // Of every kind that a step treats in its own way, the same ones each time.
   static std::vector<EngineRequest> Requests() {
@@ -193,13 +188,7 @@ TEST_P(RunAheadTest, TokensAreThoseOfOneStepAtATime) {
 INSTANTIATE_TEST_SUITE_P(All, RunAheadTest,
                          testing::Values("llama-gqa", "deepseek_v2-lite",
                                          "deepseek_v4"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           for (char& c : name) {
-                             if (c == '-') c = '_';
-                           }
-                           return name;
-                         });
+                         FixtureName);
 
 class DenseRunAheadTest : public RunAheadTest {};
 
@@ -264,7 +253,7 @@ TEST_P(DenseRunAheadTest, BlocksFilledAheadAreFoundAgain) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, DenseRunAheadTest, testing::Values("llama-gqa"),
-                         [](const auto&) { return std::string("llama_gqa"); });
+                         FixtureName);
 
 }  // namespace
 }  // namespace shoal
