@@ -39,36 +39,13 @@ struct RoundedGroup {
 // Rows of rounded groups in panels: tokens that pass the weights together, so
 // that a weight is unpacked once for all of them. A panel of P tokens is
 // [in_features / kGroup, P] groups: one base address serves them all. Panels
-// follow each other in the order of tokens; PanelTokens() tells their sizes,
-// and a last one that is larger than what is left ends in tokens of zeros.
+// follow each other in the order of tokens, all of them CpuOps::max_panel but
+// for the last, which has what is left.
 struct RoundedRows {
   const RoundedGroup* groups = nullptr;
   int64_t num_tokens = 0;
   int64_t in_features = 0;
 };
-
-// Tokens of the next panel when `left` are: a power of two up to `max_panel`,
-// the largest one that is filled to three quarters. REQUIRES: left > 0.
-static constexpr int PanelTokens(int64_t left, int max_panel) {
-  int size = max_panel;
-  while (4 * left < 3 * int64_t{size}) size /= 2;
-  return size;
-}
-
-static constexpr int64_t NumPanels(int64_t num_tokens, int max_panel) {
-  int64_t panels = num_tokens / max_panel;
-  for (int64_t left = num_tokens % max_panel; left > 0; ++panels) {
-    left -= PanelTokens(left, max_panel);
-  }
-  return panels;
-}
-
-// Tokens that `num_tokens` take with the padding of the last panel.
-static constexpr int64_t PaddedTokens(int64_t num_tokens, int max_panel) {
-  int64_t left = num_tokens % max_panel;
-  while (left > 0) left -= PanelTokens(left, max_panel);
-  return num_tokens - left;
-}
 
 // Integer weights repacked into tiles of `tile_rows` output rows. A tile is its
 // groups in order; a group of R rows is
@@ -187,7 +164,7 @@ struct LatentHead {
 struct CpuOps {
   std::string_view name;
   int tile_rows = 0;
-  int max_panel = 0;       // see PanelTokens
+  int max_panel = 0;       // see RoundedRows
   bool has_pairs = false;  // round_pairs and pair_linear work
 
   // Rounds columns [begin, end): a column is one group of a panel's tokens, and

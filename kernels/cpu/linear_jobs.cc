@@ -55,20 +55,14 @@ void RowRounder::MakeParts(const CpuOps& ops, int64_t in_features,
   const int64_t row_groups = in_features / kGroup;
   parts_.resize(num_parts);
   first_columns_.assign(1, 0);
-  int64_t rows = 0;
-  for (size_t p = 0; p < num_parts; ++p) {
-    const int64_t count = first_rows[p + 1] - first_rows[p];
-    rows += PaddedTokens(count, ops.max_panel);
-    first_columns_.push_back(first_columns_.back() +
-                             NumPanels(count, ops.max_panel) * row_groups);
-  }
-  const auto num_groups = static_cast<size_t>(rows * row_groups);
+  const auto num_groups = static_cast<size_t>(first_rows.back() * row_groups);
   if (groups_.size() < num_groups) groups_.resize(num_groups);
-  const RoundedGroup* groups = groups_.data();
   for (size_t p = 0; p < num_parts; ++p) {
     const int64_t count = first_rows[p + 1] - first_rows[p];
-    parts_[p] = {groups, count, in_features};
-    groups += PaddedTokens(count, ops.max_panel) * row_groups;
+    const int64_t panels = (count + ops.max_panel - 1) / ops.max_panel;
+    first_columns_.push_back(first_columns_.back() + panels * row_groups);
+    parts_[p] = {groups_.data() + first_rows[p] * row_groups, count,
+                 in_features};
   }
 }
 
@@ -124,15 +118,14 @@ void RowRounder::CopyColumns(const CpuOps& ops, const RoundedRows& part,
   RoundedGroup* groups = groups_.data() + (part.groups - groups_.data());
   int64_t token = 0;
   for (int64_t first = 0; first < end; first += row_groups) {  // of a panel
-    const int64_t size = PanelTokens(part.num_tokens - token, ops.max_panel);
+    const int64_t size =
+        std::min<int64_t>(part.num_tokens - token, ops.max_panel);
     for (int64_t t = 0; t < size && first + row_groups > begin; ++t) {
       RoundedGroup* to = groups + token * row_groups + t;
-      const bool padding = token + t >= part.num_tokens;
-      const RoundedGroup* from =
-          padding ? nullptr : rows_.data() + sources[token + t] * row_groups;
+      const RoundedGroup* from = rows_.data() + sources[token + t] * row_groups;
       const int64_t last = std::min(end - first, row_groups);
       for (int64_t g = std::max<int64_t>(begin - first, 0); g < last; ++g) {
-        to[g * size] = padding ? RoundedGroup{} : from[g];
+        to[g * size] = from[g];
       }
     }
     token += size;

@@ -40,6 +40,20 @@ inline __m256i CvtToHalves(simde__m512 floats) {
   return _mm256_setr_m128i(_mm256_cvtps_ph(parts[0], 0),
                            _mm256_cvtps_ph(parts[1], 0));
 }
+inline simde__m512 LoadMasked(__mmask16 mask, const float* p) {
+  float lanes[16] = {};
+  for (int i = 0; i < 16; ++i) {
+    if ((mask >> i & 1) != 0) lanes[i] = p[i];
+  }
+  return simde_mm512_loadu_ps(lanes);
+}
+inline void StoreMasked(float* p, __mmask16 mask, simde__m512 floats) {
+  float lanes[16];
+  simde_mm512_storeu_ps(lanes, floats);
+  for (int i = 0; i < 16; ++i) {
+    if ((mask >> i & 1) != 0) p[i] = lanes[i];
+  }
+}
 // c + a · b of two bf16 a lane, the high ones first.
 inline simde__m512 DotBf16(simde__m512 c, simde__m512i a, simde__m512i b) {
   using Floats = float __attribute__((vector_size(64)));
@@ -87,6 +101,8 @@ inline simde__m512i CvtToBf16(simde__m512 a, simde__m512 b) {
 #define _mm512_dpbf16_ps DotBf16
 #define _mm512_fmadd_ps simde_mm512_fmadd_ps
 #define _mm512_loadu_si512 simde_mm512_loadu_si512
+#define _mm512_mask_storeu_ps StoreMasked
+#define _mm512_maskz_loadu_ps LoadMasked
 #define _mm512_mul_ps simde_mm512_mul_ps
 #define _mm512_set1_epi32 simde_mm512_set1_epi32
 #define _mm512_set1_epi8 simde_mm512_set1_epi8

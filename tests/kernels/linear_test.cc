@@ -19,9 +19,10 @@ const DType kStoredTypes[] = {DType::kF8E4M3, DType::kF8E5M2, DType::kF4E2M1,
 const DType kPairTypes[] = {DType::kBF16, DType::kF8E4M3, DType::kF4E2M1};
 
 std::vector<DType> AllTypes() {
-  std::vector<DType> types(std::begin(kFloatTypes), std::end(kFloatTypes));
-  types.insert(types.end(), std::begin(kTileTypes), std::end(kTileTypes));
-  types.insert(types.end(), std::begin(kStoredTypes), std::end(kStoredTypes));
+  std::vector<DType> types;
+  for (const DType type : kFloatTypes) types.push_back(type);
+  for (const DType type : kTileTypes) types.push_back(type);
+  for (const DType type : kStoredTypes) types.push_back(type);
   return types;
 }
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -178,10 +179,10 @@ inline std::vector<RoundedGroup> RoundedByToken(const CpuOps& ops,
                                                 int64_t width) {
   const auto tokens = static_cast<int64_t>(in.size()) / width;
   const int64_t row = width / kGroup;
-  const int max_panel = ops.max_panel;
-  std::vector<RoundedGroup> panels(PaddedTokens(tokens, max_panel) * row);
+  const int64_t max_panel = ops.max_panel;
+  std::vector<RoundedGroup> panels(tokens * row);
   // In three parts that end within panels.
-  const int64_t columns = NumPanels(tokens, max_panel) * row;
+  const int64_t columns = (tokens + max_panel - 1) / max_panel * row;
   const int64_t ends[] = {0, columns / 3, columns / 2, columns};
   for (int part = 0; part < 3; ++part) {
     ops.round_rows(in.data(), width, tokens, ends[part], ends[part + 1],
@@ -189,15 +190,10 @@ inline std::vector<RoundedGroup> RoundedByToken(const CpuOps& ops,
   }
   std::vector<RoundedGroup> groups(tokens * row);
   for (int64_t token = 0; token < tokens;) {
-    const int size = PanelTokens(tokens - token, max_panel);
+    const int64_t size = std::min(tokens - token, max_panel);
     for (int64_t t = 0; t < size; ++t) {
       for (int64_t g = 0; g < row; ++g) {
-        const RoundedGroup& group = panels[token * row + g * size + t];
-        if (token + t < tokens) {
-          groups[(token + t) * row + g] = group;
-        } else {
-          EXPECT_EQ(group.scale, 0);  // padding
-        }
+        groups[(token + t) * row + g] = panels[token * row + g * size + t];
       }
     }
     token += size;

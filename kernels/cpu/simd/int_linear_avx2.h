@@ -78,7 +78,7 @@ struct Avx2IntKernel {
     }
 #pragma GCC unroll 4  // acc has no address then and stays in registers
     for (int t = 0; t < kPanel; ++t) {
-      if (t < out.count) StoreRows(acc[t], out.token + t, row, rows, *out.out);
+      StoreRows(acc[t], out.token + t, row, rows, *out.out);
     }
   }
 

@@ -59,7 +59,7 @@ struct Avx512IntKernel {
     }
 #pragma GCC unroll 16  // acc has no address then and stays in registers
     for (int t = 0; t < kPanel; ++t) {
-      if (t < out.count) StoreRows(acc[t], out.token + t, row, rows, *out.out);
+      StoreRows(acc[t], out.token + t, row, rows, *out.out);
     }
   }
 
@@ -128,32 +128,34 @@ struct Avx512IntKernel {
     }
   }
 
-  // Adds scaled dots of chunks [kFirst, kLast).
-  template <IntKind kKind, int kFirst, int kLast, int kPanel>
-  static void AddDots(const __m512i (&w)[kChunks], __m512 scale,
-                      const RoundedGroup* x, __m512 (&acc)[kPanel]) {
-    constexpr int kTogether = kPanel < kDots ? kPanel : kDots;
-#pragma GCC unroll 16
-    for (int first = 0; first < kPanel; first += kTogether) {
-      __m512i dot[kTogether];
+  // Adds scaled dots of chunks [kFirst, kLast), for tokens from kToken on.
+  template <IntKind kKind, int kFirst, int kLast, int kToken = 0, int kPanel>
+  [[gnu::always_inline]] static void AddDots(const __m512i (&w)[kChunks],
+                                             __m512 scale,
+                                             const RoundedGroup* x,
+                                             __m512 (&acc)[kPanel]) {
+    constexpr int kTogether = kPanel - kToken < kDots ? kPanel - kToken : kDots;
+    __m512i dot[kTogether];
 #pragma GCC unroll 4
-      for (int t = 0; t < kTogether; ++t) {
-        dot[t] = Start<kKind, kFirst>(x[first + t]);
-      }
+    for (int t = 0; t < kTogether; ++t) {
+      dot[t] = Start<kKind, kFirst>(x[kToken + t]);
+    }
 #pragma GCC unroll 8
-      for (int c = kFirst; c < kLast; ++c) {
-#pragma GCC unroll 4
-        for (int t = 0; t < kTogether; ++t) {
-          dot[t] = _mm512_dpbusd_epi32(dot[t], w[c],
-                                       Four(x[first + t].values + 4 * c));
-        }
-      }
+    for (int c = kFirst; c < kLast; ++c) {
 #pragma GCC unroll 4
       for (int t = 0; t < kTogether; ++t) {
-        acc[first + t] = _mm512_fmadd_ps(
-            _mm512_mul_ps(scale, _mm512_set1_ps(x[first + t].scale)),
-            _mm512_cvtepi32_ps(dot[t]), acc[first + t]);
+        dot[t] = _mm512_dpbusd_epi32(dot[t], w[c],
+                                     Four(x[kToken + t].values + 4 * c));
       }
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < kTogether; ++t) {
+      acc[kToken + t] = _mm512_fmadd_ps(
+          _mm512_mul_ps(scale, _mm512_set1_ps(x[kToken + t].scale)),
+          _mm512_cvtepi32_ps(dot[t]), acc[kToken + t]);
+    }
+    if constexpr (kToken + kTogether < kPanel) {
+      AddDots<kKind, kFirst, kLast, kToken + kTogether>(w, scale, x, acc);
     }
   }
 };

@@ -60,7 +60,7 @@ struct PortableIntKernel {
         }
       }
     }
-    for (int t = 0; t < out.count; ++t) {
+    for (int t = 0; t < kPanel; ++t) {
       for (int r = 0; r < rows; r += kLanes) {
         StoreRows(Load(acc[t] + r), out.token + t, row + r, rows - r, *out.out);
       }

@@ -32,7 +32,7 @@ struct IntGroup {
 struct PanelOut {
   const LinearOut* out = nullptr;
   int64_t token = 0;  // the panel's first
-  int count = 0;      // without padding
+  int count = 0;
   int64_t ahead = 0;  // bytes from what is read to what will be wanted soon
 };
 
@@ -54,15 +54,13 @@ inline void PanelTiles(const IntTiles& weight, const RoundedGroup* panel,
   }
 }
 
-// PanelTiles of `size` tokens: kPanel or a smaller power of two.
+// PanelTiles of out.count tokens, at most kPanel.
 template <IntKind kKind, int kPanel, typename Kernel>
-inline void PanelTilesOf(int size, const IntTiles& weight,
-                         const RoundedGroup* panel, const PanelOut& out,
-                         int64_t begin, int64_t end) {
+inline void PanelTilesOf(const IntTiles& weight, const RoundedGroup* panel,
+                         const PanelOut& out, int64_t begin, int64_t end) {
   if constexpr (kPanel > 1) {
-    if (size < kPanel) {
-      PanelTilesOf<kKind, kPanel / 2, Kernel>(size, weight, panel, out, begin,
-                                              end);
+    if (out.count < kPanel) {
+      PanelTilesOf<kKind, kPanel - 1, Kernel>(weight, panel, out, begin, end);
       return;
     }
   }
@@ -72,23 +70,22 @@ inline void PanelTilesOf(int size, const IntTiles& weight,
 template <IntKind kKind, typename Kernel>
 inline void ForTiles(const IntTiles& weight, const RoundedRows& in,
                      const LinearOut& out, int64_t begin, int64_t end) {
+  constexpr int kMaxPanel = Kernel::kMaxPanel;
   const int64_t groups = in.in_features / kGroup;
   const int64_t fit = kTileCache / weight.tile_bytes;
   const int64_t block = fit > 1 ? fit : 1;
   for (int64_t tile = begin; tile < end; tile += block) {
     const int64_t last = tile + block < end ? tile + block : end;
-    for (int64_t token = 0; token < in.num_tokens;) {
+    for (int64_t token = 0; token < in.num_tokens; token += kMaxPanel) {
       const int64_t left = in.num_tokens - token;
-      const int size = PanelTokens(left, Kernel::kMaxPanel);
-      const int count = left < size ? static_cast<int>(left) : size;
+      const int count = static_cast<int>(left < kMaxPanel ? left : kMaxPanel);
       // The last of several panels finds its tiles in the cache, and memory
       // idle: it asks for the next block's.
-      const bool idle = token > 0 && left <= size;
+      const bool idle = token > 0 && left <= kMaxPanel;
       const int64_t ahead = idle ? (last - tile) * weight.tile_bytes : kAhead;
-      PanelTilesOf<kKind, Kernel::kMaxPanel, Kernel>(
-          size, weight, in.groups + token * groups, {&out, token, count, ahead},
-          tile, last);
-      token += size;
+      PanelTilesOf<kKind, kMaxPanel, Kernel>(weight, in.groups + token * groups,
+                                             {&out, token, count, ahead}, tile,
+                                             last);
     }
   }
 }

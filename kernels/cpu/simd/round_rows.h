@@ -125,11 +125,9 @@ inline void RoundGroups(const float* x, int64_t stride, RoundedGroup* groups) {
   }
 }
 
-// Columns [g, end) of a panel of `size` tokens, the first `real` of which are
-// no padding.
-inline void RoundPanel(const float* x, int64_t in_features, int size,
-                       int64_t real, int64_t g, int64_t end,
-                       RoundedGroup* panel) {
+// Columns [g, end) of a panel of `size` tokens.
+inline void RoundPanel(const float* x, int64_t in_features, int64_t size,
+                       int64_t g, int64_t end, RoundedGroup* panel) {
   if (size == 1) {
     for (; g + kLanes <= end; g += kLanes) {
       RoundGroups(x + g * kGroup, kGroup, panel + g);
@@ -140,11 +138,10 @@ inline void RoundPanel(const float* x, int64_t in_features, int size,
     const float* column = x + g * kGroup;
     RoundedGroup* to = panel + g * size;
     int64_t t = 0;
-    for (; t + kLanes <= real; t += kLanes) {
+    for (; t + kLanes <= size; t += kLanes) {
       RoundGroups(column + t * in_features, in_features, to + t);
     }
-    for (; t < real; ++t) RoundGroup(column + t * in_features, to + t);
-    for (; t < size; ++t) to[t] = {};
+    for (; t < size; ++t) RoundGroup(column + t * in_features, to + t);
   }
 }
 
@@ -154,15 +151,15 @@ inline void RoundRows(const float* in, int64_t in_features, int64_t num_tokens,
   const int64_t groups = in_features / kGroup;
   int64_t token = 0;
   for (int64_t first = 0; first < end; first += groups) {  // of a panel
-    const int64_t left = num_tokens - token;
-    const int size = PanelTokens(left, kMaxPanel);
     if (first + groups > begin) {
-      RoundPanel(in + token * in_features, in_features, size,
-                 left < size ? left : size, begin > first ? begin - first : 0,
+      const int64_t left = num_tokens - token;
+      RoundPanel(in + token * in_features, in_features,
+                 left < kMaxPanel ? left : kMaxPanel,
+                 begin > first ? begin - first : 0,
                  end - first < groups ? end - first : groups,
                  out + token * groups);
     }
-    token += size;
+    token += kMaxPanel;
   }
 }
 
