@@ -38,7 +38,8 @@ ActiveWeights CountActiveWeights(const Checkpoint& checkpoint) {
   if (config.n_routed_experts > 0) {
     const int64_t chosen = config.num_experts_per_tok;
     active.layer_values += expert_values / config.n_routed_experts * chosen;
-    active.bytes += expert_bytes / config.n_routed_experts * chosen;
+    active.expert_bytes = expert_bytes / config.n_routed_experts * chosen;
+    active.bytes += active.expert_bytes;
   }
   return active;
 }

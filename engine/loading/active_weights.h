@@ -10,10 +10,12 @@
 namespace shoal {
 
 struct ActiveWeights {
-  int64_t layer_values =
-      0;                    // of all layers, num_experts_per_tok of the experts
-  int64_t head_values = 0;  // of the output head, tied or not
-  int64_t bytes = 0;        // of both, as the file stores them
+  // Of all layers, num_experts_per_tok of the experts; and of the output head,
+  // tied or not.
+  int64_t layer_values = 0;
+  int64_t head_values = 0;
+  int64_t bytes = 0;         // of both, as the file stores them
+  int64_t expert_bytes = 0;  // those of `bytes` that are routed experts'
 
   int64_t values() const { return layer_values + head_values; }
 };

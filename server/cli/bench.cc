@@ -39,6 +39,18 @@ int64_t PeakRssBytes() {
   return int64_t{usage.ru_maxrss} * 1024;
 }
 
+// Bytes of weights that a decode step reads: an expert's once, however many of
+// the step's tokens chose it.
+int64_t DecodeStepBytes(const ActiveWeights& active, const ModelConfig& config,
+                        double experts_per_step) {
+  if (experts_per_step == 0) return active.bytes;
+  const double tokens_worth =
+      experts_per_step / static_cast<double>(config.num_experts_per_tok);
+  return active.bytes - active.expert_bytes +
+         static_cast<int64_t>(tokens_worth *
+                              static_cast<double>(active.expert_bytes));
+}
+
 int RunBench(BenchOptions& options) {
   const int most =
       *std::max_element(options.batches.begin(), options.batches.end());
@@ -93,6 +105,10 @@ int RunBench(BenchOptions& options) {
            {"active_layer_values", active.layer_values},
            {"active_head_values", active.head_values},
            {"active_bytes", active.bytes},
+           {"experts_per_step", result->experts_per_step},
+           {"decode_step_bytes",
+            DecodeStepBytes(active, model->checkpoint->config(),
+                            result->experts_per_step)},
            {"ready_seconds", ready},
            {"peak_rss_bytes", PeakRssBytes()}});
     }

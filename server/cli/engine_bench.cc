@@ -1,8 +1,10 @@
 #include "server/cli/engine_bench.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,39 @@ namespace shoal {
 namespace {
 
 constexpr int32_t kMinBlockSize = 16;  // tokens
+
+// The different experts that steps choose.
+class ChosenExperts {
+ public:
+  explicit ChosenExperts(const Decoder& decoder) : decoder_(decoder) {
+    for (int layer = 0; layer < decoder.config().num_hidden_layers; ++layer) {
+      const std::span<const uint64_t> load = decoder.expert_load(layer);
+      if (!load.empty()) before_[layer].assign(load.begin(), load.end());
+    }
+  }
+
+  // What was chosen since the last call is one step's.
+  void EndStep() {
+    for (auto& [layer, before] : before_) {
+      const std::span<const uint64_t> load = decoder_.expert_load(layer);
+      for (size_t e = 0; e < before.size(); ++e) {
+        num_chosen_ += load[e] != before[e] ? 1 : 0;
+        before[e] = load[e];
+      }
+      ++num_layers_;
+    }
+  }
+  double per_step() const {
+    return num_layers_ == 0 ? 0
+                            : static_cast<double>(num_chosen_) / num_layers_;
+  }
+
+ private:
+  const Decoder& decoder_;
+  std::map<int, std::vector<uint64_t>> before_;  // load of layers with experts
+  int64_t num_chosen_ = 0;
+  int64_t num_layers_ = 0;  // of all steps
+};
 
 // One batch's sequences, each with its own run of cache blocks.
 class Bench {
@@ -57,6 +92,7 @@ class Bench {
     // As in the engine: a step is started before the one ahead is finished.
     const int32_t most_under_way = decoder_.can_run_ahead() ? 2 : 1;
     int32_t under_way = 0;
+    ChosenExperts experts(decoder_);
     for (int32_t i = 0; i + 1 < generate || under_way > 0;) {
       absl::Status status;
       if (i + 1 < generate && under_way < most_under_way) {
@@ -74,6 +110,7 @@ class Bench {
       } else {
         status = decoder_.Finish(&next);
         --under_way;
+        experts.EndStep();
       }
       if (!status.ok()) return status;
     }
@@ -87,6 +124,7 @@ class Bench {
       result.decode_tokens_per_second =
           batch * (generate - 1) / absl::ToDoubleSeconds(end - prefilled);
     }
+    result.experts_per_step = experts.per_step();
     return result;
   }
 

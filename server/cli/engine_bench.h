@@ -20,6 +20,9 @@ struct EngineBenchCase {
 struct EngineBenchResult {
   double prefill_tokens_per_second = 0;  // 0 without prefill
   double decode_tokens_per_second = 0;   // 0 if fewer than two were generated
+  // Mean of the different experts that the tokens of a decode step chose in a
+  // layer: 0 without experts.
+  double experts_per_step = 0;
 };
 
 // ResourceExhausted if the table has no memory for the cache; Internal on a

