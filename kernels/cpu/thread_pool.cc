@@ -86,7 +86,11 @@ bool ThreadPool::Take(int share, int64_t* begin, int64_t* end) {
     *begin =
         begun ? static_cast<int64_t>(seen & 0xffffffffu) : ShareBegin(share);
     if (*begin >= last) return false;
-    *end = std::min(*begin + chunk_, last);
+    // What is left of a share when it is less than two chunks is halved, so
+    // that threads end together.
+    const int64_t left = last - *begin;
+    *end =
+        *begin + std::min({chunk_, left, std::max(left / 2, (chunk_ + 1) / 2)});
     const uint64_t taken = uint64_t{loop_} << 32 | static_cast<uint64_t>(*end);
     if (next.compare_exchange_weak(seen, taken, std::memory_order_relaxed)) {
       return true;

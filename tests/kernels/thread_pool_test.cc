@@ -28,6 +28,21 @@ TEST(ThreadPoolTest, EveryItemOnce) {
   }
 }
 
+TEST(ThreadPoolTest, TheLastChunksOfAShareAreSmaller) {
+  ThreadPool pool(2);
+  std::vector<std::atomic<int64_t>> ends(100);  // by what begins there
+  pool.For(100, 16,
+           [&](int64_t begin, int64_t end, int) { ends[begin] = end; });
+  for (const int64_t share : {0, 50}) {
+    int64_t begin = share;
+    for (const int64_t size : {16, 16, 9, 8, 1}) {
+      EXPECT_EQ(ends[begin], begin + size);
+      begin += size;
+    }
+    EXPECT_EQ(begin, share + 50);
+  }
+}
+
 TEST(ThreadPoolTest, ManyShortLoops) {
   ThreadPool pool(3);
   std::vector<int64_t> sums(64);
