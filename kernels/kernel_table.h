@@ -124,6 +124,7 @@ class KernelTable {
   virtual void SiluMul(const SiluMulParams& params) = 0;
   virtual void CacheWrite(const CacheWriteParams& params) = 0;
   virtual void PagedAttention(const PagedAttentionParams& params) = 0;
+  virtual void LatentWrite(const LatentWriteParams& params) = 0;
   virtual void LatentAttention(const LatentAttentionParams& params) = 0;
   virtual void CopyRows(const CopyRowsParams& params) = 0;
   virtual void KeySelect(const KeySelectParams& params) = 0;

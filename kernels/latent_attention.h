@@ -1,16 +1,38 @@
-// Attention over a paged cache of latent rows with keys and values expanded on
-// the fly: for long chunks of a prompt cheaper than attention in the latent
-// space (kernels/attention.h with one tensor for both), and equal to it but for
-// rounding.
+// Latent attention (MLA): new rows of its cache, and attention over it with
+// keys and values expanded on the fly, which for long chunks of a prompt is
+// cheaper than attention in the latent space (kernels/attention.h with one
+// tensor for both), and equal to it but for rounding.
 #pragma once
 
 #include <cstdint>
 #include <span>
 
+#include "kernels/elementwise.h"
 #include "kernels/linear.h"
 #include "kernels/tensor_view.h"
 
 namespace shoal {
+
+// What new tokens bring, all between projections and attention in one op:
+//   cache[slot_mapping[t]] = [norm ⊙ c · rsqrt(mean(c²) + eps) | rope(r)]
+// for latent[t] = [c (rank values) | r (rope_dim values)], slot -1 skipping the
+// row; the last rope_dim values of each q[t, h] are rotated in place. Rotation
+// is that of RopeParams.
+struct LatentWriteParams {
+  float* q = nullptr;           // [num_tokens, num_heads, q_dim]
+  float* latent = nullptr;      // [num_tokens, rank + rope_dim]; used up
+  const float* norm = nullptr;  // [rank]
+  const float* cos = nullptr;   // [num_tokens, rope_dim / 2]
+  const float* sin = nullptr;   // like cos
+  const int64_t* slot_mapping = nullptr;  // [num_tokens]
+  TensorView cache;  // [num_slots, rank + rope_dim] in the cache's dtype
+  int64_t num_tokens = 0;
+  int32_t num_heads = 0;
+  int32_t q_dim = 0;
+  int32_t rope_dim = 0;
+  RopeLayout layout = RopeLayout::kHalfSplit;
+  float eps = 0;
+};
 
 // A cached row is [c (rank values) | r (rope_dim values)]. For head h:
 //   k_j = [Uk_h c_j | r_j],  v_j = Uv_h c_j

@@ -274,32 +274,25 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
     const LinearPart up[] = {{q_b_proj_.get(), nullptr, q}};
     kernels.Linear({q_latent, num_tokens, width, up});
   }
-  kernels.RmsNorm({latent, kv_a_norm_.data(), latent, num_tokens, rank, row,
-                   row, kLatentNormEps});
-
-  const auto rotate = [&](float* rows, int64_t count, int64_t dim) {
-    RopeParams rope;
-    rope.x = rows;
-    rope.cos = step.inputs.rope.cos;
-    rope.sin = step.inputs.rope.sin;
-    rope.num_tokens = num_tokens;
-    rope.num_heads = static_cast<int32_t>(count);
-    rope.head_dim = static_cast<int32_t>(dim);
-    rope.rotary_dim = static_cast<int32_t>(rope_dim);
-    rope.offset = static_cast<int32_t>(dim - rope_dim);
-    rope.token_stride = count * dim;
-    rope.layout = config_.rope_layout;
-    kernels.Rope(rope);
-  };
-  rotate(q, heads, q_dim);
-  rotate(latent, 1, row);
 
   const TensorView cache = step.cache.tensor(0, layer_);
-  const int64_t num_blocks = step.cache.num_blocks();
-  const int64_t block_size = step.cache.block_size();
-  kernels.CacheWrite(
-      {latent, step.inputs.slot_mapping, num_tokens, row, row,
-       TensorView(cache.data, cache.dtype, {num_blocks * block_size, row})});
+  LatentWriteParams write;
+  write.q = q;
+  write.latent = latent;
+  write.norm = kv_a_norm_.data();
+  write.cos = step.inputs.rope.cos;
+  write.sin = step.inputs.rope.sin;
+  write.slot_mapping = step.inputs.slot_mapping;
+  write.cache = TensorView(
+      cache.data, cache.dtype,
+      {step.cache.num_blocks() * int64_t{step.cache.block_size()}, row});
+  write.num_tokens = num_tokens;
+  write.num_heads = static_cast<int32_t>(heads);
+  write.q_dim = static_cast<int32_t>(q_dim);
+  write.rope_dim = static_cast<int32_t>(rope_dim);
+  write.layout = config_.rope_layout;
+  write.eps = kLatentNormEps;
+  kernels.LatentWrite(write);
 
   const Rows rows = {q, absorbed, attended, values};
   const auto longest = std::max_element(step.batch.context_lens.begin(),

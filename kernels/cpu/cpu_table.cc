@@ -123,6 +123,7 @@ class CpuKernelTable : public KernelTable {
     SHOAL_CHECK(!params.tiled || has_cache_tiles());
     attention_.Paged(ops_, pool_, params);
   }
+  void LatentWrite(const LatentWriteParams& params) override;
   void LatentAttention(const LatentAttentionParams& params) override {
     attention_.Latent(ops_, pool_, params);
   }
@@ -263,6 +264,40 @@ void CpuKernelTable::CacheWrite(const CacheWriteParams& params) {
       params.num_tokens, kTokens, [&](int64_t begin, int64_t end, int thread) {
         ops_.fill_cache_tiles(params, begin, end, Scratch(thread, scratch));
       });
+}
+
+void CpuKernelTable::LatentWrite(const LatentWriteParams& params) {
+  const int64_t row = params.cache.dim(1);
+  const int64_t rank = row - params.rope_dim;
+  const int64_t tokens = params.num_tokens;
+  const RmsNormParams norm = {params.latent, params.norm, params.latent,
+                              tokens,        rank,        row,
+                              row,           params.eps};
+  const auto rotation = [&](float* x, int32_t heads, int64_t head_dim) {
+    RopeParams rope;
+    rope.x = x;
+    rope.cos = params.cos;
+    rope.sin = params.sin;
+    rope.num_tokens = tokens;
+    rope.num_heads = heads;
+    rope.head_dim = static_cast<int32_t>(head_dim);
+    rope.rotary_dim = params.rope_dim;
+    rope.offset = static_cast<int32_t>(head_dim - params.rope_dim);
+    rope.token_stride = heads * head_dim;
+    rope.layout = params.layout;
+    return rope;
+  };
+  const RopeParams latent = rotation(params.latent, 1, row);
+  const RopeParams q = rotation(params.q, params.num_heads, params.q_dim);
+  const CacheWriteParams write = {
+      params.latent, params.slot_mapping, tokens, row, row, params.cache};
+  ForRows(tokens, 4 * row + int64_t{params.num_heads} * params.rope_dim,
+          [&](int64_t begin, int64_t end) {
+            ops_.rms_norm(norm, begin, end);
+            ops_.rope(latent, begin, end);
+            ops_.rope(q, begin, end);
+            ops_.cache_write(write, begin, end);
+          });
 }
 
 void CpuKernelTable::Sample(const SampleParams& params) {

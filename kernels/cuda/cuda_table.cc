@@ -124,6 +124,10 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("PagedAttention");
     cuda::PagedAttention(context_, params);
   }
+  void LatentWrite(const LatentWriteParams& params) override {
+    context_.Begin("LatentWrite");
+    cuda::LatentWrite(context_, params);
+  }
   void LatentAttention(const LatentAttentionParams& params) override;
   void CopyRows(const CopyRowsParams& params) override {
     context_.Begin("CopyRows");

@@ -61,6 +61,19 @@ __global__ void LayerNormKernel(LayerNormParams p) {
   }
 }
 
+// Pair i of `half` of them: its values' places, and the two of them rotated.
+__device__ __forceinline__ int64_t FirstOfPair(RopeLayout layout, int64_t i) {
+  return layout == RopeLayout::kHalfSplit ? i : 2 * i;
+}
+__device__ __forceinline__ int64_t SecondOfPair(RopeLayout layout, int64_t i,
+                                                int64_t half) {
+  return layout == RopeLayout::kHalfSplit ? i + half : 2 * i + 1;
+}
+__device__ __forceinline__ float2 Rotated(float a, float b, float cos,
+                                          float sin) {
+  return {a * cos - b * sin, b * cos + a * sin};
+}
+
 // A thread a pair of one head of one token.
 __global__ void RopeKernel(RopeParams p) {
   const int64_t half = p.rotary_dim / 2;
@@ -70,16 +83,13 @@ __global__ void RopeKernel(RopeParams p) {
   const int64_t head = item / half % p.num_heads;
   const int64_t token = item / half / p.num_heads;
   float* x = p.x + token * p.token_stride + head * p.head_dim + p.offset;
-  const bool split = p.layout == RopeLayout::kHalfSplit;
-  float* first = x + (split ? i : 2 * i);
-  float* second = split ? first + half : first + 1;
-  const float cos = p.cos[token * half + i];
+  float* first = x + FirstOfPair(p.layout, i);
+  float* second = x + SecondOfPair(p.layout, i, half);
   const float sin =
       p.inverse ? -p.sin[token * half + i] : p.sin[token * half + i];
-  const float a = *first;
-  const float b = *second;
-  *first = a * cos - b * sin;
-  *second = b * cos + a * sin;
+  const float2 rotated = Rotated(*first, *second, p.cos[token * half + i], sin);
+  *first = rotated.x;
+  *second = rotated.y;
 }
 
 __device__ __forceinline__ float Gated(float gate, float up, float limit) {
@@ -116,6 +126,16 @@ __global__ void AddKernel(const float* in, int64_t n, float* out) {
   }
 }
 
+__device__ __forceinline__ void StoreElement(void* data, DType dtype, int64_t i,
+                                             float x) {
+  if (dtype == DType::kF32) {
+    static_cast<float*>(data)[i] = x;
+  } else {
+    static_cast<uint16_t*>(data)[i] =
+        dtype == DType::kBF16 ? NarrowBF16(x) : NarrowF16(x);
+  }
+}
+
 struct CacheWriteArgs {
   const float* rows;
   const int64_t* slots;
@@ -131,12 +151,63 @@ __global__ void CacheWriteKernel(CacheWriteArgs p) {
   const float* row = p.rows + blockIdx.x * p.stride;
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
-    const int64_t at = slot * p.width + i;
-    if (p.dtype == DType::kF32) {
-      static_cast<float*>(p.cache)[at] = row[i];
-    } else {
-      static_cast<uint16_t*>(p.cache)[at] =
-          p.dtype == DType::kBF16 ? NarrowBF16(row[i]) : NarrowF16(row[i]);
+    StoreElement(p.cache, p.dtype, slot * p.width + i, row[i]);
+  }
+}
+
+struct LatentWriteArgs {
+  float* q;
+  float* latent;
+  const float* norm;
+  const float* cos;
+  const float* sin;
+  const int64_t* slots;
+  void* cache;
+  DType dtype;
+  RopeLayout layout;
+  int64_t rank, rope_dim, num_heads, q_dim;
+  float eps;
+};
+
+// A thread block a token; the pairs of its latent row come behind its heads'.
+__global__ void LatentWriteKernel(LatentWriteArgs p) {
+  __shared__ float partial[kWarpSize];
+  const int64_t token = blockIdx.x;
+  const int64_t width = p.rank + p.rope_dim;
+  float* latent = p.latent + token * width;
+  const int64_t slot = p.slots[token];
+  float sum = 0;
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; i < p.rank; i += blockDim.x) {
+    sum = fmaf(latent[i], latent[i], sum);
+  }
+  sum = BlockSum(sum, partial);
+  const float factor = 1.0f / sqrtf(sum / static_cast<float>(p.rank) + p.eps);
+#pragma unroll 4
+  for (int64_t i = threadIdx.x; slot >= 0 && i < p.rank; i += blockDim.x) {
+    StoreElement(p.cache, p.dtype, slot * width + i,
+                 latent[i] * factor * p.norm[i]);
+  }
+  const int64_t half = p.rope_dim / 2;
+  for (int64_t pair = threadIdx.x; pair < (p.num_heads + 1) * half;
+       pair += blockDim.x) {
+    const int64_t head = pair / half;
+    const int64_t i = pair % half;
+    const bool of_latent = head == p.num_heads;
+    float* x = of_latent ? latent + p.rank
+                         : p.q + (token * p.num_heads + head + 1) * p.q_dim -
+                               p.rope_dim;
+    const int64_t first = FirstOfPair(p.layout, i);
+    const int64_t second = SecondOfPair(p.layout, i, half);
+    const float2 rotated = Rotated(x[first], x[second], p.cos[token * half + i],
+                                   p.sin[token * half + i]);
+    if (!of_latent) {
+      x[first] = rotated.x;
+      x[second] = rotated.y;
+    } else if (slot >= 0) {
+      const int64_t at = slot * width + p.rank;
+      StoreElement(p.cache, p.dtype, at + first, rotated.x);
+      StoreElement(p.cache, p.dtype, at + second, rotated.y);
     }
   }
 }
@@ -227,6 +298,20 @@ void CacheWrite(LaunchContext& context, const CacheWriteParams& p) {
                                p.row_stride, p.cache.data,   p.cache.dtype};
   context.Launch(CacheWriteKernel, dim3(static_cast<unsigned>(p.num_tokens)),
                  RowThreads(p.row_width), 0, args);
+}
+
+void LatentWrite(LaunchContext& context, const LatentWriteParams& p) {
+  if (p.num_tokens == 0) return;
+  const int64_t width = p.cache.dim(1);
+  const LatentWriteArgs args = {p.q,          p.latent,
+                                p.norm,       p.cos,
+                                p.sin,        p.slot_mapping,
+                                p.cache.data, p.cache.dtype,
+                                p.layout,     width - p.rope_dim,
+                                p.rope_dim,   p.num_heads,
+                                p.q_dim,      p.eps};
+  context.Launch(LatentWriteKernel, dim3(static_cast<unsigned>(p.num_tokens)),
+                 RowThreads(width), 0, args);
 }
 
 void CopyRows(LaunchContext& context, const CopyRowsParams& p) {

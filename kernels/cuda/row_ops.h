@@ -8,6 +8,7 @@
 #include "kernels/cuda/linear.h"
 #include "kernels/elementwise.h"
 #include "kernels/hyper_connection.h"
+#include "kernels/latent_attention.h"
 
 namespace shoal::cuda {
 
@@ -20,6 +21,7 @@ void SiluMul(LaunchContext& context, const SiluMulParams& params,
 void Zero(LaunchContext& context, float* out, int64_t n);
 void Add(LaunchContext& context, const float* in, int64_t n, float* out);
 void CacheWrite(LaunchContext& context, const CacheWriteParams& params);
+void LatentWrite(LaunchContext& context, const LatentWriteParams& params);
 void CopyRows(LaunchContext& context, const CopyRowsParams& params);
 // The last `tail` values of every head: what HeadLinear copies. `in` and `out`
 // are the first tails; strides in floats.

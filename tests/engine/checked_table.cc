@@ -182,6 +182,20 @@ void CheckedTable::CacheWrite(const CacheWriteParams& p) {
   inner_->CacheWrite(p);
 }
 
+void CheckedTable::LatentWrite(const LatentWriteParams& p) {
+  if (!Begin()) return;
+  Access access(*memory_, "LatentWrite");
+  const int64_t row = p.cache.dim(1);
+  access.Array("q", p.q, p.num_tokens * p.num_heads * p.q_dim);
+  access.Array("latent", p.latent, p.num_tokens * row);
+  access.Array("norm", p.norm, row - p.rope_dim);
+  access.Array("cos", p.cos, p.num_tokens * p.rope_dim / 2);
+  access.Array("sin", p.sin, p.num_tokens * p.rope_dim / 2);
+  access.Array("slot_mapping", p.slot_mapping, p.num_tokens);
+  UseView(access, "cache", p.cache);
+  inner_->LatentWrite(p);
+}
+
 void CheckedTable::PagedAttention(const PagedAttentionParams& p) {
   if (!Begin()) return;
   Access access(*memory_, "PagedAttention");

@@ -208,6 +208,71 @@ TEST_P(ElementwiseTest, CacheWriteRoundsLikeTheReference) {
   }
 }
 
+// By its formula, in double.
+TEST_P(ElementwiseTest, LatentWrite) {
+  Random random(21);
+  constexpr int64_t kTokens = 5, kHeads = 3, kNope = 10, kSlots = 8;
+  const int64_t mapping[] = {6, -1, 0, 7, 3};
+  for (const auto layout : {RopeLayout::kHalfSplit, RopeLayout::kInterleaved}) {
+    for (const auto& [rank, rope] : {std::pair<int64_t, int64_t>{24, 8},
+                                     std::pair<int64_t, int64_t>{70, 16}}) {
+      const int64_t row = rank + rope, q_dim = kNope + rope, half = rope / 2;
+      std::vector<float> q = random.Normals(kTokens * kHeads * q_dim);
+      std::vector<float> latent = random.Normals(kTokens * row, 2.0f);
+      const std::vector<float> norm = random.Normals(rank);
+      const std::vector<float> cos = random.Normals(kTokens * half);
+      const std::vector<float> sin = random.Normals(kTokens * half);
+      std::vector<float> cache(kSlots * row, 5.0f);
+      std::vector<double> expected_q(q.begin(), q.end());
+      std::vector<double> expected(cache.begin(), cache.end());
+      const auto rotate = [&](const float* x, int64_t token, double* out) {
+        for (int64_t i = 0; i < half; ++i) {
+          const bool split = layout == RopeLayout::kHalfSplit;
+          const int64_t a = split ? i : 2 * i, b = split ? i + half : 2 * i + 1;
+          const double c = cos[token * half + i], s = sin[token * half + i];
+          out[a] = x[a] * c - x[b] * s;
+          out[b] = x[b] * c + x[a] * s;
+        }
+      };
+      for (int64_t t = 0; t < kTokens; ++t) {
+        for (int64_t h = 0; h < kHeads; ++h) {
+          const int64_t at = (t * kHeads + h) * q_dim + kNope;
+          rotate(&q[at], t, &expected_q[at]);
+        }
+        if (mapping[t] < 0) continue;
+        const float* x = &latent[t * row];
+        double* out = &expected[mapping[t] * row];
+        const double mean = Norm(x, rank) * Norm(x, rank) / double(rank);
+        for (int64_t i = 0; i < rank; ++i) {
+          out[i] = x[i] / std::sqrt(mean + 1e-6) * norm[i];
+        }
+        rotate(x + rank, t, out + rank);
+      }
+      LatentWriteParams params;
+      params.q = q.data();
+      params.latent = latent.data();
+      params.norm = norm.data();
+      params.cos = cos.data();
+      params.sin = sin.data();
+      params.slot_mapping = mapping;
+      params.cache = {cache.data(), DType::kF32, {kSlots, row}};
+      params.num_tokens = kTokens;
+      params.num_heads = kHeads;
+      params.q_dim = static_cast<int32_t>(q_dim);
+      params.rope_dim = static_cast<int32_t>(rope);
+      params.layout = layout;
+      params.eps = 1e-6f;
+      table_->LatentWrite(params);
+      for (size_t i = 0; i < q.size(); ++i) {
+        ASSERT_NEAR(q[i], expected_q[i], 1e-5) << i;
+      }
+      for (size_t i = 0; i < cache.size(); ++i) {
+        ASSERT_NEAR(cache[i], expected[i], 1e-5) << i;
+      }
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, AddsAndZeroes) {
   Random random(9);
   for (const int64_t n : {1, 7, 64, 1000}) {

@@ -247,6 +247,30 @@ void MirroredTable::CacheWrite(const CacheWriteParams& params) {
   mirror.Fetch();
 }
 
+void MirroredTable::LatentWrite(const LatentWriteParams& params) {
+  LatentWriteParams p = params;
+  const int64_t row = p.cache.dim(1);
+  auto* cache = static_cast<uint8_t*>(p.cache.data);
+  Mirror mirror(*inner_);
+  mirror.Out(p.q, p.num_tokens * p.num_heads * p.q_dim);
+  mirror.Out(p.latent, p.num_tokens * row);
+  mirror.In(p.norm, row - p.rope_dim);
+  mirror.In(p.cos, p.num_tokens * p.rope_dim / 2);
+  mirror.In(p.sin, p.num_tokens * p.rope_dim / 2);
+  mirror.In(p.slot_mapping, p.num_tokens);
+  mirror.Out(cache, p.cache.bytes());
+  mirror.Send();
+  p.q = mirror.At(p.q);
+  p.latent = mirror.At(p.latent);
+  p.norm = mirror.At(p.norm);
+  p.cos = mirror.At(p.cos);
+  p.sin = mirror.At(p.sin);
+  p.slot_mapping = mirror.At(p.slot_mapping);
+  p.cache.data = mirror.At(cache);
+  inner_->LatentWrite(p);
+  mirror.Fetch();
+}
+
 void MirroredTable::PagedAttention(const PagedAttentionParams& params) {
   PagedAttentionParams p = params;
   const int64_t tokens = p.cu_seqlens_q[p.num_seqs];

@@ -46,6 +46,7 @@ class MirroredTable : public KernelTable {
   void SiluMul(const SiluMulParams& params) override;
   void CacheWrite(const CacheWriteParams& params) override;
   void PagedAttention(const PagedAttentionParams& params) override;
+  void LatentWrite(const LatentWriteParams& params) override;
   void LatentAttention(const LatentAttentionParams& params) override;
   void CopyRows(const CopyRowsParams& params) override;
   void KeySelect(const KeySelectParams& params) override;
