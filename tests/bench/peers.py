@@ -255,9 +255,10 @@ def measure_speed(arguments, peer, limits):
                 [arguments.shoal, "bench", arguments.model, "--batch", batch,
                  "--prompt", prompt, "--generate", generate,
                  "--threads", arguments.threads, *isa, "--json"])
+            now = limits
             if figure == DECODE:
-                limits["read"] = ceilings(arguments, "read", 3)["read"]
-            shares.append(share_of_limit(work, shoal_results[-1], limits,
+                now = limits | {"read": ceilings(arguments, "read", 3)["read"]}
+            shares.append(share_of_limit(work, shoal_results[-1], now,
                                          arguments.model.is_file()))
             peer_runs.append(peer.bench(batch, prompt, generate)[figure])
         shoal_runs = [result[figure] for result in shoal_results]
