@@ -15,6 +15,7 @@
 #include "kernels/cuda/row_ops.h"
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/staging.h"
+#include "kernels/cuda/warpgroup_probe.h"
 
 namespace shoal {
 namespace cuda {
@@ -53,7 +54,11 @@ class CudaKernelTable : public KernelTable {
       : arena_(std::make_shared<DeviceArena>(std::make_unique<DriverMemory>(),
                                              options.chunk_bytes)),
         staging_(context_),
-        graphs_(context_) {}
+        graphs_(context_) {
+    context_.set_has_warpgroups(options.warpgroups == CudaWarpgroups::kOn ||
+                                (options.warpgroups == CudaWarpgroups::kAuto &&
+                                 WarpgroupsAgree(context_)));
+  }
 
   std::string_view name() const override { return "cuda"; }
   int num_threads() const override { return 1; }

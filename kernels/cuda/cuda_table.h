@@ -10,9 +10,17 @@
 
 namespace shoal {
 
+// Products of many rows by warpgroups, which only Hopper has.
+enum class CudaWarpgroups : uint8_t {
+  kOff,
+  kOn,    // REQUIRES: a device that has them
+  kAuto,  // if a test product gives the bits of the other kernels
+};
+
 struct CudaOptions {
   // What the device's memory is taken from the driver by.
   int64_t chunk_bytes = int64_t{64} << 20;
+  CudaWarpgroups warpgroups = CudaWarpgroups::kAuto;
 };
 
 // FailedPrecondition where there is no driver or no device, with its reason.

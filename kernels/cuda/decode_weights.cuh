@@ -371,6 +371,12 @@ inline constexpr bool kHasBlocks32 =
     kType == DType::kQ4_0 || kType == DType::kQ4_1 || kType == DType::kQ5_0 ||
     kType == DType::kQ5_1 || kType == DType::kQ8_0 || kType == DType::kIQ4_NL;
 
+// Types of blocks read by the byte, in units of eight weights.
+template <DType kType>
+inline constexpr bool kHasLargeBlocks =
+    !kHasSeparateScales<kType> && !kHasBlocks32<kType> &&
+    kType != DType::kF32 && kType != DType::kF16 && kType != DType::kBF16;
+
 // A row of a matrix, read in units of eight.
 template <DType kType>
 struct WeightRow {

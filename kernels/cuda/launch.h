@@ -34,6 +34,9 @@ class LaunchContext {
 
   cudaStream_t stream() const { return stream_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
+  // Whether products of many rows may run by warpgroups (warpgroup.cuh).
+  bool has_warpgroups() const { return has_warpgroups_; }
+  void set_has_warpgroups(bool value) { has_warpgroups_ = value; }
 
   // The first error, and the op that met it.
   cudaError_t error() const { return error_; }
@@ -86,6 +89,7 @@ class LaunchContext {
 
   cudaStream_t stream_ = nullptr;
   int num_multiprocessors_ = 1;
+  bool has_warpgroups_ = false;
   cudaError_t error_ = cudaSuccess;
   const char* failed_op_ = "";
   const char* op_ = "start";

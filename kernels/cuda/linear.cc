@@ -1,7 +1,6 @@
 #include "kernels/cuda/linear.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "kernels/check.h"
 
@@ -29,39 +28,31 @@ void RunProduct(LaunchContext& context, const GroupedProduct& product) {
 
 void RunProducts(LaunchContext& context,
                  std::span<const GroupedProduct> products) {
-  if (products.empty()) return;
-  const GroupedProduct& first = products.front();
-  if (first.num_rows == 0 || first.num_groups == 0) return;
-  if (!first.shape.fast) {
-    SHOAL_CHECK(RunPlainProduct(context, first) ||
-                RunScaledProduct(context, first) ||
-                RunBlock32Product(context, first) ||
-                RunBlock256Product(context, first));
-    RunProducts(context, products.subspan(1));
-    return;
+  RoundedInput rounded;  // of the input that all read
+  while (!products.empty()) {
+    const GroupedProduct& first = products.front();
+    if (first.num_rows == 0 || first.num_groups == 0) return;
+    if (!first.shape.fast) {
+      SHOAL_CHECK(RunPlainProduct(context, first) ||
+                  RunScaledProduct(context, first) ||
+                  RunBlock32Product(context, first) ||
+                  RunBlock256Product(context, first));
+      products = products.subspan(1);
+      continue;
+    }
+    size_t count = 0;
+    while (count < std::min(kMostParts, products.size()) &&
+           products[count].shape.fast &&
+           products[count].shape.dtype == first.shape.dtype) {
+      ++count;
+    }
+    const ProductParts parts = products.first(count);
+    SHOAL_CHECK(RunPlainTensorProducts(context, parts, rounded) ||
+                RunScaledTensorProducts(context, parts, rounded) ||
+                RunBlock32TensorProducts(context, parts, rounded) ||
+                RunBlock256TensorProducts(context, parts, rounded));
+    products = products.subspan(count);
   }
-  GroupedProduct parts[kMostParts];
-  size_t count = 0;
-  RoundedInput rounded = first.rounded;
-  while (count < std::min(kMostParts, products.size()) &&
-         products[count].shape.fast &&
-         products[count].shape.dtype == first.shape.dtype) {
-    GroupedProduct& part = parts[count];
-    part = products[count++];
-    if (!NeedsRoundedInput(part)) continue;
-    if (rounded.data == nullptr) rounded = RoundInput(context, part);
-    part.rounded = rounded;
-  }
-  const ProductParts launch(parts, count);
-  SHOAL_CHECK(RunPlainTensorProducts(context, launch) ||
-              RunScaledTensorProducts(context, launch) ||
-              RunBlock32TensorProducts(context, launch) ||
-              RunBlock256TensorProducts(context, launch));
-  // What is left reads the same input.
-  if (count == products.size()) return;
-  std::vector<GroupedProduct> rest(products.begin() + count, products.end());
-  for (GroupedProduct& product : rest) product.rounded = rounded;
-  RunProducts(context, rest);
 }
 
 }  // namespace shoal::cuda

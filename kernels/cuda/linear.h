@@ -31,12 +31,18 @@ struct MatrixShape {
   bool fast = false;  // products on the tensor cores; never for f32 weights
 };
 
+// How the values of a rounded row lie: as in the width, or as warpgroups read
+// them (linear_steps.cuh), for types whose steps share no blocks and for those
+// in which four do.
+enum class InputOrder : uint8_t { kWidth, kSteps, kStepsOfBlocks };
+
 // Input rows as bf16, `width` apart, zeros behind their end; those of group g
 // begin at row g · group_rows. Device memory.
 struct RoundedInput {
   const uint16_t* data = nullptr;
   int64_t width = 0;
   int64_t group_rows = 0;  // 0: all groups read the same rows
+  InputOrder order = InputOrder::kWidth;
 };
 
 // out_g[r, o] (+)= Σ_i in_g[r, i] · W_g[o, i] + bias[o]. Row r of group g lies
@@ -65,7 +71,7 @@ struct GroupedProduct {
   const int32_t* source_rows = nullptr;  // nullptr: r itself
   int32_t source_divisor = 1;
 
-  RoundedInput rounded;  // of `in`, if it is there already
+  RoundedInput rounded;  // of `in`, for kernels that read it
 };
 
 // Rows of a group on average.
@@ -79,8 +85,9 @@ inline bool NeedsRoundedInput(const GroupedProduct& product) {
   return product.shape.fast && RowsOfGroup(product) > kFewRows;
 }
 // The product's input as bf16, good until the next call: for all products of an
-// op that read the same input.
-RoundedInput RoundInput(LaunchContext& context, const GroupedProduct& product);
+// op that read the same input in the same order.
+RoundedInput RoundInput(LaunchContext& context, const GroupedProduct& product,
+                        InputOrder order);
 
 // REQUIRES: IsProductType(shape.dtype).
 void RunProduct(LaunchContext& context, const GroupedProduct& product);
@@ -90,21 +97,26 @@ void RunProducts(LaunchContext& context,
                  std::span<const GroupedProduct> products);
 bool IsProductType(DType dtype);
 
-// Fast products of one launch: at most kMostParts, of one type.
+// Fast products of one launch: at most kMostParts, of one type, of the same
+// rows of the same input.
 using ProductParts = std::span<const GroupedProduct>;
 inline constexpr size_t kMostParts = 3;
 
 // Which file instantiates which types, for exact products and for fast ones.
-// False: not one of theirs.
+// False: not one of theirs. `rounded`: the input as the last launch wanted it,
+// made anew where this one wants another order.
 bool RunPlainProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunScaledProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock32Product(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock256Product(LaunchContext& context, const GroupedProduct& product);
-bool RunPlainTensorProducts(LaunchContext& context, const ProductParts& parts);
-bool RunScaledTensorProducts(LaunchContext& context, const ProductParts& parts);
-bool RunBlock32TensorProducts(LaunchContext& context,
-                              const ProductParts& parts);
+bool RunPlainTensorProducts(LaunchContext& context, const ProductParts& parts,
+                            RoundedInput& rounded);
+bool RunScaledTensorProducts(LaunchContext& context, const ProductParts& parts,
+                             RoundedInput& rounded);
+bool RunBlock32TensorProducts(LaunchContext& context, const ProductParts& parts,
+                              RoundedInput& rounded);
 bool RunBlock256TensorProducts(LaunchContext& context,
-                               const ProductParts& parts);
+                               const ProductParts& parts,
+                               RoundedInput& rounded);
 
 }  // namespace shoal::cuda

@@ -130,10 +130,10 @@ __global__ __launch_bounds__(
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kSegments; ++w) sum += partial[w][v][lane];
-      rows.Write(p, first + v / 4 % kRowTiles * 8 + lane % 4 * 2 + v % 2,
-                 first_feature + v / (4 * kRowTiles) * 16 + lane / 4 +
-                     (v % 4 >= 2 ? 8 : 0),
-                 sum);
+      const FeatureOut out(p, rows, first,
+                           first_feature + v / (4 * kRowTiles) * 16 + lane / 4 +
+                               (v % 4 >= 2 ? 8 : 0));
+      out.Write(v / 4 % kRowTiles * 8 + lane % 4 * 2 + v % 2, sum);
     }
     __syncthreads();
   }

@@ -172,13 +172,16 @@ __global__ __launch_bounds__(2 * kRows, 1) void ManyRowsKernel(
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
+      for (int half = 0; half < 2; ++half) {
+        const FeatureOut out(
+            p, rows, first + warp / 2 * 32 + lane % 4 * 2,
+            first_feature + warp % 2 * 64 + 16 * m + 8 * half + lane / 4);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          rows.Write(p, first + warp / 2 * 32 + 8 * j + lane % 4 * 2 + i % 2,
-                     first_feature + warp % 2 * 64 + 16 * m + lane / 4 +
-                         (i >= 2 ? 8 : 0),
-                     totals[m][j][i]);
+        for (int j = 0; j < 4; ++j) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            out.Write(8 * j + i, totals[m][j][2 * half + i]);
+          }
         }
       }
     }

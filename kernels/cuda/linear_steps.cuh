@@ -34,14 +34,38 @@ struct GroupRows {
     const int64_t r = first + (row < count ? row : count - 1);
     return p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
   }
+};
 
-  __device__ __forceinline__ void Write(const GroupedProduct& p, int64_t row,
-                                        int64_t feature, float value) const {
-    if (row >= count || feature >= p.shape.out_features) return;
-    float* out = p.out + (first + row) * p.out_stride +
-                 group * p.out_group_stride + feature;
-    if (p.bias != nullptr) value += p.bias[feature];
-    *out = p.accumulate ? *out + value : value;
+// Where results of one feature go, of rows from `row` on.
+struct FeatureOut {
+  float* at;
+  float bias;
+  int32_t count;  // rows that are there, 0 where the feature is not
+  int32_t stride;
+  bool accumulate;
+
+  __device__ __forceinline__ FeatureOut(const GroupedProduct& p,
+                                        const GroupRows& rows, int64_t row,
+                                        int64_t feature)
+      : at(p.out + (rows.first + row) * p.out_stride +
+           rows.group * p.out_group_stride + feature),
+        bias(-0.0f),  // changes nothing
+        count(0),
+        stride(static_cast<int32_t>(p.out_stride)),
+        accumulate(p.accumulate) {
+    if (feature >= p.shape.out_features) return;
+    if (p.bias != nullptr) bias = p.bias[feature];
+    constexpr int64_t kMostRows = 1024;  // of a tile
+    const int64_t left = rows.count - row;
+    count = static_cast<int32_t>(left < kMostRows ? left : kMostRows);
+  }
+
+  // `row` counts from the first one.
+  __device__ __forceinline__ void Write(int32_t row, float value) const {
+    if (row >= count) return;
+    float* out = at + row * int64_t{stride};
+    value += bias;
+    *out = accumulate ? *out + value : value;
   }
 };
 

@@ -1,27 +1,31 @@
 // Products on the tensor cores: weights and activations rounded to bf16, sums
-// in f32. Two kernels, for the few rows of a decode step and for the many of a
-// prefill. Both add up a value alike, to the bit: the width is cut into eight
-// segments, a segment into steps of 32 and a step into two tiles of 16; the
-// segments' sums are added in order. A step of a type with blocks of 32 has
-// eight weights of each of four blocks, so that a lane can read its block at
-// once. Both have loads of several steps under way. Included by
-// linear_tensor_<types>.cu only.
+// in f32. Three kernels: for the few rows of a decode step, for the many of a
+// prefill, and for those by warpgroups, where the device has them. All add up a
+// value alike, to the bit: the width is cut into eight segments, a segment into
+// steps of 32 and a step into two tiles of 16; the segments' sums are added in
+// order. A step of a type with blocks of 32 has eight weights of each of four
+// blocks, so that a lane can read its block at once. All have loads of several
+// steps under way. Included by linear_tensor_<types>.cu only.
 #pragma once
 
 #include <algorithm>
 
 #include "kernels/cuda/linear_few_rows.cuh"
 #include "kernels/cuda/linear_many_rows.cuh"
+#include "kernels/cuda/linear_warpgroup.cuh"
 
 namespace shoal::cuda {
 
 // The set of `parts`, and how many tiles of `features` they have together.
-inline ProductSet MakeProductSet(const ProductParts& parts, int64_t features,
+inline ProductSet MakeProductSet(const ProductParts& parts,
+                                 const RoundedInput& rounded, int64_t features,
                                  unsigned* num_tiles) {
   ProductSet set;
   int64_t tiles = 0;
   for (const GroupedProduct& part : parts) {
-    set.parts[set.num_parts] = MakeProductArgs(part);
+    ProductArgs& args = set.parts[set.num_parts];
+    args = MakeProductArgs(part);
+    args.p.rounded = rounded;
     set.first_tile[set.num_parts++] = static_cast<int32_t>(tiles);
     tiles += (part.shape.out_features + features - 1) / features;
   }
@@ -33,7 +37,7 @@ template <DType kType, int kRowTiles, bool kWhole>
 void LaunchFewRows(LaunchContext& context, const ProductParts& parts) {
   const GroupedProduct& p = parts.front();
   dim3 grid;
-  const ProductSet set = MakeProductSet(parts, 32, &grid.z);
+  const ProductSet set = MakeProductSet(parts, {}, 32, &grid.z);
   grid.y = static_cast<unsigned>(p.num_groups);
   // Thread blocks that share weights run side by side. Of groups with rows of
   // their own most have few, and some have many.
@@ -44,34 +48,54 @@ void LaunchFewRows(LaunchContext& context, const ProductParts& parts) {
                  kSegments * kWarpSize, 0, set);
 }
 
-template <DType kType, int kRows, WeightPath kPath>
-void LaunchManyRows(LaunchContext& context, const ProductParts& parts) {
-  using Shape = ManyRowsShape<kRows>;
+// `kernel` computes tiles of Shape::kFeatures features and kRows rows.
+template <typename Shape, int kRows>
+void LaunchRows(LaunchContext& context, void (*kernel)(ProductSet),
+                const ProductParts& parts, const RoundedInput& rounded) {
   const GroupedProduct& p = parts.front();
   dim3 grid;
-  const ProductSet set = MakeProductSet(parts, Shape::kFeatures, &grid.z);
+  const ProductSet set =
+      MakeProductSet(parts, rounded, Shape::kFeatures, &grid.z);
   grid.y = static_cast<unsigned>(p.num_groups);
   // Groups with rows of their own may have more than most.
   grid.x = static_cast<unsigned>(std::min((p.num_rows + kRows - 1) / kRows,
                                           2 * RowsOfGroup(p) / kRows + 1));
-  context.Launch(ManyRowsKernel<kType, kRows, kPath>, grid, Shape::kThreads,
-                 Shape::kSharedBytes, set);
+  context.Launch(kernel, grid, Shape::kThreads, Shape::kSharedBytes, set);
+}
+
+template <DType kType, int kRows>
+void LaunchManyRows(LaunchContext& context, const ProductParts& parts,
+                    const RoundedInput& rounded, bool whole) {
+  // Blocks of 256 are whole steps, and read by the byte.
+  constexpr bool kAlwaysWhole = kHasLargeBlocks<kType>;
+  using Shape = ManyRowsShape<kRows>;
+  if (rounded.order != InputOrder::kWidth) {
+    LaunchRows<WarpgroupShape<kRows>, kRows>(
+        context, WarpgroupRowsKernel<kType, kRows>, parts, rounded);
+  } else if (kAlwaysWhole || whole) {
+    LaunchRows<Shape, kRows>(
+        context, ManyRowsKernel < kType, kRows,
+        kType == DType::kBF16 ? WeightPath::kCopied : WeightPath::kWhole >,
+        parts, rounded);
+  } else if constexpr (!kAlwaysWhole) {
+    LaunchRows<Shape, kRows>(context,
+                             ManyRowsKernel<kType, kRows, WeightPath::kAny>,
+                             parts, rounded);
+  }
 }
 
 template <typename Types>
-bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts) {
+bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts,
+                         RoundedInput& rounded) {
   const GroupedProduct& first = parts.front();
   return Types::Dispatch(first.shape.dtype, [&]<DType kType>() {
     const int64_t rows = RowsOfGroup(first);
-    // Larger blocks are whole steps, and read by the byte.
-    constexpr bool kLargeBlocks = !kHasSeparateScales<kType> &&
-                                  !kHasBlocks32<kType> &&
-                                  kType != DType::kF16 && kType != DType::kBF16;
     bool whole = true, in_aligned = true;
     for (const GroupedProduct& part : parts) {
       const ProductArgs args = MakeProductArgs(part);
       whole &= part.shape.in_features % (kStepsOfBlocks<kType> * kStep) == 0 &&
-               (kLargeBlocks || kHasBlocks32<kType> || args.layout.aligned);
+               (kHasLargeBlocks<kType> || kHasBlocks32<kType> ||
+                args.layout.aligned);
       in_aligned &= args.in_aligned;
     }
     if (!NeedsRoundedInput(first)) {
@@ -84,29 +108,23 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts) {
       }
       return;
     }
+    const InputOrder order = !whole || !context.has_warpgroups()
+                                 ? InputOrder::kWidth
+                             : kHasBlocks32<kType> ? InputOrder::kStepsOfBlocks
+                                                   : InputOrder::kSteps;
+    if (rounded.data == nullptr || rounded.order != order) {
+      rounded = RoundInput(context, first, order);
+    }
     // Large tiles read less, small ones fill the device.
     int64_t large_tiles = 0;
     for (const GroupedProduct& part : parts) {
       large_tiles += (part.shape.out_features + 127) / 128;
     }
     large_tiles *= first.num_groups * ((rows + 127) / 128);
-    const bool small =
-        rows <= 64 || large_tiles < 2 * context.num_multiprocessors();
-    const auto launch = [&]<WeightPath kPath>() {
-      if (small) {
-        LaunchManyRows<kType, 64, kPath>(context, parts);
-      } else {
-        LaunchManyRows<kType, 128, kPath>(context, parts);
-      }
-    };
-    if constexpr (kLargeBlocks) {
-      launch.template operator()<WeightPath::kWhole>();
-    } else if (!whole) {
-      LaunchManyRows<kType, 64, WeightPath::kAny>(context, parts);
-    } else if constexpr (kType == DType::kBF16) {
-      launch.template operator()<WeightPath::kCopied>();
+    if (rows <= 64 || large_tiles < 2 * context.num_multiprocessors()) {
+      LaunchManyRows<kType, 64>(context, parts, rounded, whole);
     } else {
-      launch.template operator()<WeightPath::kWhole>();
+      LaunchManyRows<kType, 128>(context, parts, rounded, whole);
     }
   });
 }

@@ -3,8 +3,9 @@
 namespace shoal::cuda {
 
 bool RunBlock256TensorProducts(LaunchContext& context,
-                               const ProductParts& parts) {
-  return RunTensorProductsOf<Block256Types>(context, parts);
+                               const ProductParts& parts,
+                               RoundedInput& rounded) {
+  return RunTensorProductsOf<Block256Types>(context, parts, rounded);
 }
 
 }  // namespace shoal::cuda

@@ -2,9 +2,9 @@
 
 namespace shoal::cuda {
 
-bool RunBlock32TensorProducts(LaunchContext& context,
-                              const ProductParts& parts) {
-  return RunTensorProductsOf<Block32Types>(context, parts);
+bool RunBlock32TensorProducts(LaunchContext& context, const ProductParts& parts,
+                              RoundedInput& rounded) {
+  return RunTensorProductsOf<Block32Types>(context, parts, rounded);
 }
 
 }  // namespace shoal::cuda

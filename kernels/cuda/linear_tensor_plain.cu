@@ -2,8 +2,9 @@
 
 namespace shoal::cuda {
 
-bool RunPlainTensorProducts(LaunchContext& context, const ProductParts& parts) {
-  return RunTensorProductsOf<HalfTypes>(context, parts);
+bool RunPlainTensorProducts(LaunchContext& context, const ProductParts& parts,
+                            RoundedInput& rounded) {
+  return RunTensorProductsOf<HalfTypes>(context, parts, rounded);
 }
 
 }  // namespace shoal::cuda

@@ -2,9 +2,9 @@
 
 namespace shoal::cuda {
 
-bool RunScaledTensorProducts(LaunchContext& context,
-                             const ProductParts& parts) {
-  return RunTensorProductsOf<ScaledTypes>(context, parts);
+bool RunScaledTensorProducts(LaunchContext& context, const ProductParts& parts,
+                             RoundedInput& rounded) {
+  return RunTensorProductsOf<ScaledTypes>(context, parts, rounded);
 }
 
 }  // namespace shoal::cuda

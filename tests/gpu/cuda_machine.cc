@@ -2,6 +2,7 @@
 //   machine/copy                within the device's memory, read and written
 //   machine/to-device, /from-device
 //                               over the link, from and to pinned memory
+// With SHOAL_BENCH_WITHOUT_WARPGROUPS set, products without warpgroups.
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -42,7 +43,11 @@ void Copy(benchmark::State& state, cudaMemcpyKind kind, int64_t moved) {
 
 KernelTable& BenchTable() {
   static const std::unique_ptr<KernelTable> table = [] {
-    auto made = MakeCudaKernelTable();
+    CudaOptions options;
+    if (std::getenv("SHOAL_BENCH_WITHOUT_WARPGROUPS") != nullptr) {
+      options.warpgroups = CudaWarpgroups::kOff;
+    }
+    auto made = MakeCudaKernelTable(options);
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n",
                    std::string(made.status().message()).c_str());

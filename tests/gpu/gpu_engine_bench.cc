@@ -4,7 +4,7 @@
 //
 //   gpu_engine_bench GEOMETRY --format F [--layers N] --batch 1,8,64
 //       --prompt 512 --generate 64 [--router-skew S] [--expert-share 0.1
-//       --expert-placement static]
+//       --expert-placement static] [--without-warpgroups]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -33,6 +33,7 @@ struct Options {
   int max_tokens = 2048;    // of a step
   double expert_share = 1;  // of the experts' bytes on the device
   std::string placement = "dynamic";
+  bool without_warpgroups = false;
 };
 
 int Fail(const absl::Status& status) {
@@ -41,7 +42,9 @@ int Fail(const absl::Status& status) {
 }
 
 int Run(const Options& options) {
-  auto device = MakeCudaKernelTable();
+  CudaOptions cuda;
+  if (options.without_warpgroups) cuda.warpgroups = CudaWarpgroups::kOff;
+  auto device = MakeCudaKernelTable(cuda);
   if (!device.ok()) return Fail(device.status());
   if (!std::filesystem::exists(options.synth.path)) {
     const auto report = Synthesize(options.synth);
@@ -92,6 +95,7 @@ int Run(const Options& options) {
            {"generate", options.generate},
            {"prefill_tokens_per_second", result->prefill_tokens_per_second},
            {"decode_tokens_per_second", result->decode_tokens_per_second},
+           {"without_warpgroups", options.without_warpgroups},
            {"expert_share", options.expert_share},
            {"expert_placement", options.placement},
            {"device_choices", after.device_choices - before.device_choices},
@@ -123,6 +127,7 @@ int main(int argc, char** argv) {
   app.add_option("--batch", options.batches)->delimiter(',');
   app.add_option("--prompt", options.prompts)->delimiter(',');
   app.add_option("--generate", options.generate)->capture_default_str();
+  app.add_flag("--without-warpgroups", options.without_warpgroups);
   app.add_option("--expert-share", options.expert_share)
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();

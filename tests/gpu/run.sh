@@ -58,6 +58,8 @@ part faults 30 "$bin/gpu_fault_test" --gtest_brief=1
 
 few=(--batch 1,8,64 --prompt 512 --generate 48)
 engine v2-lite-9 v2-lite-9 v2-lite --layers 9 --router-skew 1 "${few[@]}"
+engine v2-lite-9-without-warpgroups v2-lite-9 v2-lite --layers 9 \
+  --router-skew 1 --batch 8 --prompt 512 --generate 8 --without-warpgroups
 torch v2-lite-9-torch v2-lite-9 "${few[@]}"
 rm -rf "$models/v2-lite-9"
 engine v2-lite v2-lite v2-lite --router-skew 1 "${few[@]}"
@@ -76,6 +78,9 @@ engine r1-llama-8b-8 llama r1-llama-8b --layers 8 "${few[@]}"
 torch r1-llama-8b-8-torch llama "${few[@]}"
 torch r1-llama-8b-8-torch-compiled llama "${few[@]}" --compile
 part kernels 120 "$bin/gpu_kernels_bench" --benchmark_format=json
+part kernels-without-warpgroups 60 env SHOAL_BENCH_WITHOUT_WARPGROUPS=1 \
+  "$bin/gpu_kernels_bench" --benchmark_format=json \
+  --benchmark_filter='linear/.*/(64|512|4096)$'
 for share in 0.25 0.5; do
   experts "$share" static
   experts "$share" dynamic

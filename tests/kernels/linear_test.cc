@@ -372,30 +372,34 @@ TEST_P(LinearTest, RowDoesNotDependOnBatchOrThreads) {
   Random random(6);
   const auto single = MakeSingle();
   for (Precision precision : {Precision::kFast, Precision::kExact}) {
-    for (DType dtype : AllTypes()) {
-      SCOPED_TRACE(DTypeName(dtype));
-      const int64_t width = 256 + GetDTypeInfo(dtype).block_elements;
-      const int64_t rows = 41;
-      StoredWeight weight = MakeWeight(dtype, rows, width, random);
-      if (dtype == DType::kF4E2M1) UsePowerScales(&weight, random);
-      const auto packed = Pack(weight, precision);
-      const auto packed_single = single->Pack(weight.view, precision);
-      ASSERT_TRUE(packed_single.ok());
-      const std::vector<float> in = random.Normals(129 * width);
-      std::vector<float> alone(129 * rows);
-      for (int64_t t = 0; t < 129; ++t) {
-        const LinearPart part = {packed_single->get(), nullptr,
-                                 alone.data() + t * rows, false};
-        single->Linear({in.data() + t * width, 1, width, {&part, 1}});
-      }
-      for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 64, 129}) {
-        const std::vector<float> out =
-            Run(*packed,
-                std::vector<float>(in.begin(), in.begin() + tokens * width));
-        ASSERT_EQ(
-            std::memcmp(out.data(), alone.data(), out.size() * sizeof(float)),
-            0)
-            << tokens << " tokens";
+    // Widths that end within a step of a kernel, and that do not.
+    for (const bool whole : {false, true}) {
+      for (DType dtype : AllTypes()) {
+        SCOPED_TRACE(DTypeName(dtype));
+        const int64_t block = GetDTypeInfo(dtype).block_elements;
+        const int64_t width = !whole ? 256 + block : block == 256 ? 768 : 384;
+        const int64_t rows = 41;
+        StoredWeight weight = MakeWeight(dtype, rows, width, random);
+        if (dtype == DType::kF4E2M1) UsePowerScales(&weight, random);
+        const auto packed = Pack(weight, precision);
+        const auto packed_single = single->Pack(weight.view, precision);
+        ASSERT_TRUE(packed_single.ok());
+        const std::vector<float> in = random.Normals(129 * width);
+        std::vector<float> alone(129 * rows);
+        for (int64_t t = 0; t < 129; ++t) {
+          const LinearPart part = {packed_single->get(), nullptr,
+                                   alone.data() + t * rows, false};
+          single->Linear({in.data() + t * width, 1, width, {&part, 1}});
+        }
+        for (int64_t tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 64, 129}) {
+          const std::vector<float> out =
+              Run(*packed,
+                  std::vector<float>(in.begin(), in.begin() + tokens * width));
+          ASSERT_EQ(
+              std::memcmp(out.data(), alone.data(), out.size() * sizeof(float)),
+              0)
+              << tokens << " tokens";
+        }
       }
     }
   }
@@ -450,7 +454,7 @@ TEST_P(LinearTest, EmbeddingDequantizesRows) {
   }
 }
 
-INSTANTIATE_OP_TEST(LinearTest);
+INSTANTIATE_PRODUCT_TEST(LinearTest);
 
 }  // namespace
 }  // namespace shoal

@@ -259,7 +259,60 @@ TEST_P(MoeTest, ExpertsAsTheReferenceAndAloneAsInABatch) {
   }
 }
 
-INSTANTIATE_OP_TEST(MoeTest);
+// Rows enough for the kernels of a prefill, most of them of one expert.
+TEST_P(MoeTest, ManyTokensAreEachAsAlone) {
+  Random random(23);
+  const int64_t hidden = 128, inner = 256, experts = 5, tokens = 170;
+  const int32_t top_k = 2;
+  for (const DType dtype : {DType::kBF16, DType::kF8E4M3, DType::kQ4_0}) {
+    SCOPED_TRACE(DTypeName(dtype));
+    std::vector<StoredWeight> stored;
+    std::vector<std::unique_ptr<PackedMatrix>> packed;
+    stored.reserve(3 * experts);
+    std::vector<ExpertWeights> weights;
+    for (int64_t e = 0; e < experts; ++e) {
+      for (const bool down : {false, false, true}) {
+        stored.push_back(MakeWeight(dtype, down ? hidden : inner,
+                                    down ? inner : hidden, random));
+        auto matrix = table_->Pack(stored.back().view, Precision::kFast);
+        ASSERT_TRUE(matrix.ok()) << matrix.status();
+        packed.push_back(*std::move(matrix));
+      }
+      weights.push_back({packed[3 * e].get(), packed[3 * e + 1].get(),
+                         packed[3 * e + 2].get()});
+    }
+    const auto x = random.Normals(tokens * hidden);
+    const auto factors = random.Normals(tokens * top_k);
+    std::vector<int32_t> ids;
+    for (int64_t t = 0; t < tokens; ++t) {
+      ids.push_back(0);
+      ids.push_back(static_cast<int32_t>(random.Integer(1, experts - 2)));
+    }
+    const auto run = [&](int64_t first, int64_t count) {
+      std::vector<float> out(count * hidden, 1.0f);
+      MoeExpertsParams params;
+      params.in = x.data() + first * hidden;
+      params.expert_ids = ids.data() + first * top_k;
+      params.expert_weights = factors.data() + first * top_k;
+      params.experts = weights;
+      params.num_tokens = count;
+      params.top_k = top_k;
+      params.hidden_size = hidden;
+      params.intermediate_size = inner;
+      params.out = out.data();
+      table_->MoeExperts(params);
+      return out;
+    };
+    const std::vector<float> out = run(0, tokens);
+    for (int64_t t = 0; t < tokens; ++t) {
+      EXPECT_EQ(run(t, 1), std::vector<float>(out.begin() + t * hidden,
+                                              out.begin() + (t + 1) * hidden))
+          << "token " << t;
+    }
+  }
+}
+
+INSTANTIATE_PRODUCT_TEST(MoeTest);
 
 }  // namespace
 }  // namespace shoal

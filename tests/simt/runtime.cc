@@ -14,6 +14,7 @@ namespace {
 
 // A GPU small enough that persistent grids are quick to run.
 constexpr int kMultiprocessors = 3;
+constexpr int kComputeCapability = 9;  // Hopper's
 constexpr size_t kDefaultSharedBytes = 48 << 10;
 
 cudaError_t State() {
@@ -61,8 +62,9 @@ cudaError_t cudaGetDeviceCount(int* count) {
 cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
 }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = kMultiprocessors;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? kMultiprocessors
+                                                       : kComputeCapability;
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
