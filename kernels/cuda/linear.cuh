@@ -17,6 +17,30 @@ struct ProductArgs {
   bool in_aligned = false;  // input rows begin at 16-byte addresses
 };
 
+// The rows of the group that a thread block works on.
+struct GroupRows {
+  int64_t group = 0;
+  int64_t first = 0;
+  int64_t count = 0;  // 0: nothing to do
+
+  __device__ __forceinline__ GroupRows(const GroupedProduct& p, int64_t index)
+      : group(index), count(p.num_rows) {
+    if (p.tiles == nullptr) return;
+    const auto tile = *reinterpret_cast<const uint4*>(p.tiles + index);
+    group = static_cast<int32_t>(tile.x);
+    first = static_cast<int32_t>(tile.y);
+    count = static_cast<int32_t>(tile.z);
+  }
+
+  // Where the input of the group's row `row` lies among input rows, of the last
+  // one for rows past the end.
+  __device__ __forceinline__ int64_t Source(const GroupedProduct& p,
+                                            int64_t row) const {
+    const int64_t r = first + (row < count ? row : count - 1);
+    return p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
+  }
+};
+
 // x[k, k + 8) of a row of `width`, zeros past its end. kWhole: none are past it
 // and the row is aligned.
 template <bool kWhole = false>
@@ -45,30 +69,21 @@ __global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
   const int warp = threadIdx.x / kWarpSize;
   const int64_t first_feature =
       (int64_t{blockIdx.x} * kProductWarps + warp) * kFeatures;
-  int64_t group = blockIdx.y;
-  int64_t first_row = 0;
-  int64_t num_rows = p.num_rows;
-  if (p.active != nullptr) {
-    if (group >= *p.num_active) return;
-    group = p.active[group];
-    first_row = p.first_rows[group];
-    num_rows = p.first_rows[group + 1] - first_row;
-  }
+  const GroupRows rows(p, blockIdx.y);
   if (first_feature >= p.shape.out_features) return;
-  const WeightPointers weight = p.groups != nullptr ? p.groups[group] : p.one;
+  if (rows.count == 0) return;
+  const WeightPointers weight =
+      p.groups != nullptr ? p.groups[rows.group] : p.one;
   const int64_t width = p.shape.in_features;
 
-  for (int64_t tile = int64_t{blockIdx.z} * kTokens; tile < num_rows;
+  for (int64_t tile = int64_t{blockIdx.z} * kTokens; tile < rows.count;
        tile += int64_t{gridDim.z} * kTokens) {
     // Rows past the end repeat the last one; their results are not written.
     const float* in[kTokens];
 #pragma unroll
     for (int t = 0; t < kTokens; ++t) {
-      const int64_t r =
-          first_row + (tile + t < num_rows ? tile + t : num_rows - 1);
-      const int64_t source =
-          p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
-      in[t] = p.in + source * p.in_stride + group * p.in_group_stride;
+      in[t] = p.in + rows.Source(p, tile + t) * p.in_stride +
+              rows.group * p.in_group_stride;
     }
     float sums[kFeatures][kTokens] = {};
     for (int64_t k = lane * kUnit; k < width; k += kWarpSize * kUnit) {
@@ -107,9 +122,9 @@ __global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
     const int64_t feature = first_feature + lane / kTokens;
     const int64_t row = tile + lane % kTokens;
     if (lane < kFeatures * kTokens && feature < p.shape.out_features &&
-        row < num_rows) {
-      float* out = p.out + (first_row + row) * p.out_stride +
-                   group * p.out_group_stride + feature;
+        row < rows.count) {
+      float* out = p.out + (rows.first + row) * p.out_stride +
+                   rows.group * p.out_group_stride + feature;
       if (p.bias != nullptr) mine += p.bias[feature];
       *out = p.accumulate ? *out + mine : mine;
     }
@@ -121,13 +136,14 @@ void LaunchProduct(LaunchContext& context, const ProductArgs& args) {
   const GroupedProduct& p = args.p;
   constexpr int kTile = kProductWarps * kFeatures;
   const int64_t tiles = (p.shape.out_features + kTile - 1) / kTile;
-  const int64_t row_tiles = (p.num_rows + kTokens - 1) / kTokens;
+  const int64_t groups = NumGroupTiles(p);
+  const int64_t row_tiles =
+      p.tiles != nullptr ? 1 : (p.num_rows + kTokens - 1) / kTokens;
   // Thread blocks that share weights are of use only as far as they fill the
   // device some times over.
   const int64_t wanted =
-      16 * context.num_multiprocessors() / (tiles * p.num_groups) + 1;
-  const dim3 grid(static_cast<unsigned>(tiles),
-                  static_cast<unsigned>(p.num_groups),
+      16 * context.num_multiprocessors() / (tiles * groups) + 1;
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(groups),
                   static_cast<unsigned>(std::min(row_tiles, wanted)));
   context.Launch(ProductKernel<kType, kTokens, kFeatures>, grid,
                  kProductWarps * kWarpSize, 0, args);

@@ -45,6 +45,11 @@ struct RoundedInput {
   InputOrder order = InputOrder::kWidth;
 };
 
+// Rows [first, first + count) belong to `group`; none, where count is 0.
+struct alignas(16) RowTile {
+  int32_t group, first, count, unused;
+};
+
 // out_g[r, o] (+)= Σ_i in_g[r, i] · W_g[o, i] + bias[o]. Row r of group g lies
 // at r · stride + g · group_stride.
 struct GroupedProduct {
@@ -60,14 +65,13 @@ struct GroupedProduct {
   int64_t out_stride = 0;
   int64_t out_group_stride = 0;
   bool accumulate = false;
-  int64_t num_rows = 0;  // of every group; of all together with `first_rows`
+  int64_t num_rows = 0;  // of every group; of all together with `tiles`
 
-  // Groups that have rows of their own (experts). Device memory; nullptr
-  // otherwise. Group active[i], i < *num_active, has rows [first_rows[g],
-  // first_rows[g + 1]); row r reads input row source_rows[r] / source_divisor.
-  const int32_t* active = nullptr;
-  const int32_t* num_active = nullptr;
-  const int32_t* first_rows = nullptr;
+  // Groups that have rows of their own (experts), in tiles of at most
+  // RowsOfTile() rows, those of a group side by side. Row r reads input row
+  // source_rows[r] / source_divisor. Device memory; nullptr otherwise.
+  const RowTile* tiles = nullptr;
+  int64_t num_tiles = 0;
   const int32_t* source_rows = nullptr;  // nullptr: r itself
   int32_t source_divisor = 1;
 
@@ -76,8 +80,17 @@ struct GroupedProduct {
 
 // Rows of a group on average.
 inline int64_t RowsOfGroup(const GroupedProduct& product) {
-  return product.active != nullptr ? product.num_rows / product.num_groups
-                                   : product.num_rows;
+  return product.tiles != nullptr ? product.num_rows / product.num_groups
+                                  : product.num_rows;
+}
+// Groups, or their tiles where they have rows of their own.
+inline int64_t NumGroupTiles(const GroupedProduct& product) {
+  return product.tiles != nullptr ? product.num_tiles : product.num_groups;
+}
+// The largest tile of groups that have rows of their own.
+inline int32_t RowsOfTile(int64_t num_rows, int64_t num_groups, bool fast) {
+  const int64_t rows = num_rows / num_groups;
+  return !fast || rows <= 8 ? 8 : rows <= 32 ? 32 : rows <= 64 ? 64 : 128;
 }
 // Whether the product reads its input as bf16.
 inline bool NeedsRoundedInput(const GroupedProduct& product) {

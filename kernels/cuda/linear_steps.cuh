@@ -11,31 +11,6 @@ namespace shoal::cuda {
 inline constexpr int kSegments = 8;
 inline constexpr int kStep = 4 * kUnit;
 
-// The rows of the group that a thread block works on.
-struct GroupRows {
-  int64_t group = 0;
-  int64_t first = 0;
-  int64_t count = 0;  // 0: nothing to do
-
-  __device__ __forceinline__ GroupRows(const GroupedProduct& p, int64_t index)
-      : group(index), count(p.num_rows) {
-    if (p.active == nullptr) return;
-    count = 0;
-    if (index >= *p.num_active) return;
-    group = p.active[index];
-    first = p.first_rows[group];
-    count = p.first_rows[group + 1] - first;
-  }
-
-  // Where the input of the group's row `row` lies among input rows, of the last
-  // one for rows past the end.
-  __device__ __forceinline__ int64_t Source(const GroupedProduct& p,
-                                            int64_t row) const {
-    const int64_t r = first + (row < count ? row : count - 1);
-    return p.source_rows != nullptr ? p.source_rows[r] / p.source_divisor : r;
-  }
-};
-
 // Where results of one feature go, of rows from `row` on.
 struct FeatureOut {
   float* at;

@@ -8,8 +8,6 @@
 // steps under way. Included by linear_tensor_<types>.cu only.
 #pragma once
 
-#include <algorithm>
-
 #include "kernels/cuda/linear_few_rows.cuh"
 #include "kernels/cuda/linear_many_rows.cuh"
 #include "kernels/cuda/linear_warpgroup.cuh"
@@ -33,17 +31,20 @@ inline ProductSet MakeProductSet(const ProductParts& parts,
   return set;
 }
 
+// Thread blocks that share weights, which run side by side.
+inline unsigned RowTiles(const GroupedProduct& p, int64_t rows) {
+  return p.tiles != nullptr
+             ? 1
+             : static_cast<unsigned>((p.num_rows + rows - 1) / rows);
+}
+
 template <DType kType, int kRowTiles, bool kWhole>
 void LaunchFewRows(LaunchContext& context, const ProductParts& parts) {
   const GroupedProduct& p = parts.front();
   dim3 grid;
   const ProductSet set = MakeProductSet(parts, {}, 32, &grid.z);
-  grid.y = static_cast<unsigned>(p.num_groups);
-  // Thread blocks that share weights run side by side. Of groups with rows of
-  // their own most have few, and some have many.
-  constexpr int64_t kMostTiles = 4;
-  const int64_t row_tiles = (p.num_rows + 8 * kRowTiles - 1) / (8 * kRowTiles);
-  grid.x = static_cast<unsigned>(std::min(row_tiles, kMostTiles));
+  grid.x = RowTiles(p, 8 * kRowTiles);
+  grid.y = static_cast<unsigned>(NumGroupTiles(p));
   context.Launch(FewRowsKernel<kType, kRowTiles, kWhole>, grid,
                  kSegments * kWarpSize, 0, set);
 }
@@ -56,10 +57,8 @@ void LaunchRows(LaunchContext& context, void (*kernel)(ProductSet),
   dim3 grid;
   const ProductSet set =
       MakeProductSet(parts, rounded, Shape::kFeatures, &grid.z);
-  grid.y = static_cast<unsigned>(p.num_groups);
-  // Groups with rows of their own may have more than most.
-  grid.x = static_cast<unsigned>(std::min((p.num_rows + kRows - 1) / kRows,
-                                          2 * RowsOfGroup(p) / kRows + 1));
+  grid.x = RowTiles(p, kRows);
+  grid.y = static_cast<unsigned>(NumGroupTiles(p));
   context.Launch(kernel, grid, Shape::kThreads, Shape::kSharedBytes, set);
 }
 
@@ -121,7 +120,11 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts,
       large_tiles += (part.shape.out_features + 127) / 128;
     }
     large_tiles *= first.num_groups * ((rows + 127) / 128);
-    if (rows <= 64 || large_tiles < 2 * context.num_multiprocessors()) {
+    const bool small =
+        first.tiles != nullptr
+            ? RowsOfTile(first.num_rows, first.num_groups, true) < 128
+            : rows <= 64 || large_tiles < 2 * context.num_multiprocessors();
+    if (small) {
       LaunchManyRows<kType, 64>(context, parts, rounded, whole);
     } else {
       LaunchManyRows<kType, 128>(context, parts, rounded, whole);

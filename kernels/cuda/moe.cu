@@ -167,20 +167,31 @@ __global__ __launch_bounds__(kRouteWarps* kWarpSize) void MoeRouteKernel(
 
 // Choices sorted by expert; device memory.
 struct SortedChoices {
-  int32_t* first_rows;     // [num_experts + 1]
-  int32_t* active;         // [num_experts], experts that have rows
-  int32_t* num_active;     // [1]
+  RowTile* tiles;          // [num_tiles]; those behind the last have no rows
+  int32_t* num_rows;       // [1]
   int32_t* choices;        // [rows], token · top_k + k
   int32_t* row_of_choice;  // [num_tokens · top_k], -1: none
 };
+
+// The sum of `x` over lanes up to and with this one.
+__device__ int32_t WarpSumThrough(int32_t x, int lane) {
+#pragma unroll
+  for (int delta = 1; delta < kWarpSize; delta *= 2) {
+    const int32_t other = __shfl_up_sync(kAllLanes, x, delta);
+    if (lane >= delta) x += other;
+  }
+  return x;
+}
 
 // One thread block. The order of an expert's rows changes nothing: rows are
 // computed by themselves and added up by token. Experts without weights lie
 // elsewhere.
 __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
     const int32_t* expert_ids, int32_t num_choices, int32_t num_experts,
-    const WeightPointers* weights, SortedChoices sorted) {
+    const WeightPointers* weights, int32_t tile_rows, int32_t num_tiles,
+    SortedChoices sorted) {
   auto* counts = reinterpret_cast<int32_t*>(DynamicShared());
+  int32_t* tiles_used = counts + num_experts;
   for (int32_t e = threadIdx.x; e < num_experts; e += kSortThreads) {
     counts[e] = 0;
   }
@@ -193,33 +204,33 @@ __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
   if (threadIdx.x < kWarpSize) {  // a warp adds up, 32 experts at a time
     const int lane = static_cast<int>(threadIdx.x);
     int32_t rows = 0;
-    int32_t num_active = 0;
+    int32_t used = 0;
     for (int32_t first = 0; first < num_experts; first += kWarpSize) {
       const int32_t e = first + lane;
       const int32_t count = e < num_experts ? counts[e] : 0;
-      int32_t through = count;  // rows of these experts up to and with e
-#pragma unroll
-      for (int delta = 1; delta < kWarpSize; delta *= 2) {
-        const int32_t other = __shfl_up_sync(kAllLanes, through, delta);
-        if (lane >= delta) through += other;
+      const int32_t tiles = (count + tile_rows - 1) / tile_rows;
+      const int32_t rows_through = WarpSumThrough(count, lane);
+      const int32_t tiles_through = WarpSumThrough(tiles, lane);
+      const int32_t row = rows + rows_through - count;
+      RowTile* out = sorted.tiles + used + tiles_through - tiles;
+      for (int32_t at = 0; at < count; at += tile_rows) {
+        const int32_t left = count - at;
+        *out++ = {e, row + at, left < tile_rows ? left : tile_rows, 0};
       }
-      const unsigned active = __ballot_sync(kAllLanes, count > 0);
-      if (e < num_experts) {
-        sorted.first_rows[e] = rows + through - count;
-        counts[e] = rows + through - count;  // from here on its next free row
-      }
-      if (count > 0) {
-        sorted.active[num_active + __popc(active & ((1u << lane) - 1))] = e;
-      }
-      rows += __shfl_sync(kAllLanes, through, kWarpSize - 1);
-      num_active += __popc(active);
+      if (e < num_experts) counts[e] = row;  // from here on its next free row
+      rows += __shfl_sync(kAllLanes, rows_through, kWarpSize - 1);
+      used += __shfl_sync(kAllLanes, tiles_through, kWarpSize - 1);
     }
     if (lane == 0) {
-      sorted.first_rows[num_experts] = rows;
-      *sorted.num_active = num_active;
+      *sorted.num_rows = rows;
+      *tiles_used = used;
     }
   }
   __syncthreads();
+  for (int32_t t = *tiles_used + static_cast<int32_t>(threadIdx.x);
+       t < num_tiles; t += kSortThreads) {
+    sorted.tiles[t] = {};
+  }
   for (int32_t c = threadIdx.x; c < num_choices; c += kSortThreads) {
     int32_t row = -1;
     const int32_t e = expert_ids[c];
@@ -267,31 +278,34 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   const auto num_experts = static_cast<int64_t>(p.experts.size());
   const int64_t hidden = p.hidden_size;
   const int64_t inner = p.intermediate_size;
+  const int64_t num_groups = std::min(num_experts, choices);
+  const int32_t tile_rows = RowsOfTile(choices, num_groups, gate.shape.fast);
+  // A whole tile has that many rows, and a group one that is none at most.
+  const int64_t num_tiles = choices / tile_rows + num_groups;
   // Scratch: the sorted choices, gate and up, results; each on a 256-byte edge.
-  const int64_t ints = RoundUp(2 * num_experts + 2) + 2 * RoundUp(choices);
+  const int64_t ints = RoundUp(4 * num_tiles + 1) + 2 * RoundUp(choices);
   const int64_t floats = 2 * RoundUp(choices * inner) + choices * hidden;
   auto* scratch = static_cast<int32_t*>(context.Scratch(4 * (ints + floats)));
   if (scratch == nullptr) return;
   SortedChoices sorted;
-  sorted.first_rows = scratch;
-  sorted.active = sorted.first_rows + num_experts + 1;
-  sorted.num_active = sorted.active + num_experts;
-  sorted.choices = scratch + RoundUp(2 * num_experts + 2);
+  sorted.tiles = reinterpret_cast<RowTile*>(scratch);
+  sorted.num_rows = scratch + 4 * num_tiles;
+  sorted.choices = scratch + RoundUp(4 * num_tiles + 1);
   sorted.row_of_choice = sorted.choices + RoundUp(choices);
   auto* gates = reinterpret_cast<float*>(scratch + ints);
   float* ups = gates + RoundUp(choices * inner);
   float* results = ups + RoundUp(choices * inner);
 
   context.Launch(SortChoicesKernel, dim3(1), kSortThreads,
-                 num_experts * sizeof(int32_t), p.expert_ids,
+                 (num_experts + 1) * sizeof(int32_t), p.expert_ids,
                  static_cast<int32_t>(choices),
-                 static_cast<int32_t>(num_experts), gate.pointers, sorted);
+                 static_cast<int32_t>(num_experts), gate.pointers, tile_rows,
+                 static_cast<int32_t>(num_tiles), sorted);
   GroupedProduct product;
-  product.num_groups = std::min(num_experts, choices);
+  product.num_groups = num_groups;
   product.num_rows = choices;
-  product.active = sorted.active;
-  product.num_active = sorted.num_active;
-  product.first_rows = sorted.first_rows;
+  product.tiles = sorted.tiles;
+  product.num_tiles = num_tiles;
   const auto with = [&](const ExpertMatrices& matrices, const float* in,
                         float* out) {
     GroupedProduct result = product;
@@ -315,7 +329,7 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   silu.num_tokens = choices;
   silu.width = inner;
   silu.limit = p.swiglu_limit;
-  SiluMul(context, silu, sorted.first_rows + num_experts);
+  SiluMul(context, silu, sorted.num_rows);
   product.source_rows = nullptr;
   product.source_divisor = 1;
   RunProduct(context, with(down, gates, results));

@@ -65,7 +65,7 @@ RoundedInput RoundInput(LaunchContext& context, const GroupedProduct& product,
   a.width = (a.in_features + kWidthUnit - 1) / kWidthUnit * kWidthUnit;
   a.num_rows = product.num_rows / product.source_divisor;
   // Groups whose rows are their own share one array of them.
-  const bool shared = product.active != nullptr || product.num_groups == 1;
+  const bool shared = product.tiles != nullptr || product.num_groups == 1;
   const int64_t groups = shared ? 1 : product.num_groups;
   a.out = static_cast<uint16_t*>(
       context.Scratch(2 * groups * a.num_rows * a.width, ScratchUse::kInput));
