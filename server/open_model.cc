@@ -148,6 +148,10 @@ absl::Status KeepPacked(const std::string& folder, const Checkpoint& checkpoint,
 
 }  // namespace
 
+int DefaultTokensPerStep(const KernelTable& kernels) {
+  return kernels.memory_is_host() ? 512 : 2048;
+}
+
 int UsableCores() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
@@ -186,7 +190,10 @@ absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options) {
   DecoderOptions decoder_options;
   decoder_options.precision = exact ? Precision::kExact : Precision::kFast;
   decoder_options.kv_cache_dtype = *cache_dtype;
-  decoder_options.max_tokens_per_step = options.max_tokens_per_step;
+  model.max_tokens_per_step = options.max_tokens_per_step > 0
+                                  ? options.max_tokens_per_step
+                                  : DefaultTokensPerStep(*model.kernels);
+  decoder_options.max_tokens_per_step = model.max_tokens_per_step;
   decoder_options.index_topk = options.index_topk;
   decoder_options.mla_form = options.mla_form;
   absl::Status tiers = AddHostTier(options, &model, &decoder_options.experts);

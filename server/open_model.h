@@ -21,8 +21,8 @@ struct ModelOptions {
   int threads = 0;                      // 0: all cores this process may use
   std::string dtype = "auto";           // auto (fast), f32 (exact)
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, f16
-  int max_tokens_per_step = 512;
-  int index_topk = 0;  // 0: the model's own
+  int max_tokens_per_step = 512;        // 0: DefaultTokensPerStep()
+  int index_topk = 0;                   // 0: the model's own
   // Folder that keeps repacked weights for the next start; empty: none. Made
   // where it is missing. The CPU's only, so not used where `auto` is another
   // device; exact products repack nothing.
@@ -43,12 +43,17 @@ struct OpenedModel {
   std::unique_ptr<KernelTable> host_kernels;  // of experts beside a device's
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Decoder> decoder;
+  int max_tokens_per_step = 0;  // of the decoder
 };
 
 // InvalidArgument for a bad option, FailedPrecondition for a device or an
 // instruction set that this build or this machine lacks; else as
 // LoadCheckpoint, KernelTable::KeepPacked and MakeDecoder.
 absl::StatusOr<OpenedModel> OpenModel(const ModelOptions& options);
+
+// Tokens of a step that keep the table's kernels busy without making others
+// wait for long: a device's take more.
+int DefaultTokensPerStep(const KernelTable& kernels);
 
 // Cores that this process may run on.
 int UsableCores();

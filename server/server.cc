@@ -67,11 +67,14 @@ class Server {
 absl::Status Server::LoadModel() {
   const absl::Time start = absl::Now();
   ModelOptions model_options = options_.model;
-  model_options.max_tokens_per_step = std::max(
-      options_.engine.max_num_batched_tokens, options_.engine.max_num_seqs);
+  EngineOptions engine_options = options_.engine;
+  int32_t& step_tokens = engine_options.max_num_batched_tokens;
+  model_options.max_tokens_per_step =  // 0: as many as suit the device
+      step_tokens > 0 ? std::max(step_tokens, engine_options.max_num_seqs) : 0;
   absl::StatusOr<OpenedModel> model = OpenModel(model_options);
   if (!model.ok()) return model.status();
   model_ = *std::move(model);
+  if (step_tokens == 0) step_tokens = model_.max_tokens_per_step;
   absl::StatusOr<std::unique_ptr<ModelText>> text =
       ModelText::Load(*model_.checkpoint);
   if (!text.ok()) return text.status();
@@ -108,7 +111,7 @@ absl::Status Server::LoadModel() {
           : static_cast<int32_t>(config.max_position_embeddings);
   metrics_ = ServerMetrics::Create(metrics_options, drift_.get());
   absl::StatusOr<std::unique_ptr<Engine>> engine =
-      MakeEngine(std::move(model_.decoder), options_.engine, *model_.kernels,
+      MakeEngine(std::move(model_.decoder), engine_options, *model_.kernels,
                  metrics_.get());
   if (!engine.ok()) return engine.status();
   engine_ = *std::move(engine);

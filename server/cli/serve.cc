@@ -76,6 +76,7 @@ void AddPortFlags(CLI::App* command, ServeOptions* options) {
 
 void AddEngineFlags(CLI::App* command, ServeFlags* flags) {
   EngineOptions* engine = &flags->options.engine;
+  engine->max_num_batched_tokens = 0;
   const char* group = "Engine";
   command
       ->add_option("--max-num-seqs", engine->max_num_seqs,
@@ -85,8 +86,8 @@ void AddEngineFlags(CLI::App* command, ServeFlags* flags) {
       ->group(group);
   command
       ->add_option("--max-num-batched-tokens", engine->max_num_batched_tokens,
-                   "Most tokens of a step")
-      ->check(CLI::Range(1, 1 << 20))
+                   "Most tokens of a step; 0: 512 on the CPU, 2048 on a GPU")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str()
       ->group(group);
   command

@@ -95,6 +95,28 @@ TEST_P(WeightCacheTest, AFolderThatCannotBeMadeIsAnError) {
   EXPECT_NE(model.status().message().find("weight-cache"), std::string::npos);
 }
 
+TEST(OpenModelTest, StepsAreAsLargeAsSuitsTheDevice) {
+  ModelOptions options;
+  options.path = GoldenPath("deepseek_v2-lite");
+  options.device = "cpu";
+  options.threads = 2;
+  options.max_tokens_per_step = 0;
+  const auto on_cpu = OpenModel(options);
+  ASSERT_TRUE(on_cpu.ok()) << on_cpu.status();
+  EXPECT_EQ(on_cpu->max_tokens_per_step, 512);
+  options.make_kernels = [] {
+    return std::make_unique<CheckedTable>(
+        MakeCpuKernelTable(RunnableIsas().back(), 2));
+  };
+  const auto on_device = OpenModel(options);
+  ASSERT_TRUE(on_device.ok()) << on_device.status();
+  EXPECT_EQ(on_device->max_tokens_per_step, 2048);
+  options.max_tokens_per_step = 7;
+  const auto asked = OpenModel(options);
+  ASSERT_TRUE(asked.ok()) << asked.status();
+  EXPECT_EQ(asked->max_tokens_per_step, 7);
+}
+
 TEST(OpenModelTest, ExpertsHaveTwoTiersOnlyBesideADevice) {
   ModelOptions options;
   options.path = GoldenPath("deepseek_v2-lite");
