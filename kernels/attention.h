@@ -65,8 +65,9 @@ struct PagedAttentionParams {
   ConstTensorView v_cache;
   float* out = nullptr;  // [num_tokens, num_heads, v_dim]
   int32_t num_seqs = 0;
-  int32_t max_blocks = 0;  // columns of block_tables
-  int32_t block_size = 0;  // tokens a block
+  int32_t max_seqlen_q = 0;  // no sequence has more new tokens; 0: not known
+  int32_t max_blocks = 0;    // columns of block_tables
+  int32_t block_size = 0;    // tokens a block
   int32_t num_heads = 0;
   int32_t num_kv_heads = 0;
   int32_t head_dim = 0;  // of q and k

@@ -2,6 +2,8 @@
 // in it, ragged, never padded. The scheduler fills it; models only read it.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -30,6 +32,14 @@ struct StepBatch {
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_seqs() const { return static_cast<int32_t>(context_lens.size()); }
+  // The most new tokens of a sequence.
+  int32_t max_seqlen_q() const {
+    int32_t most = 0;
+    for (size_t s = 1; s < cu_seqlens_q.size(); ++s) {
+      most = std::max(most, cu_seqlens_q[s] - cu_seqlens_q[s - 1]);
+    }
+    return most;
+  }
 };
 
 }  // namespace shoal

@@ -14,6 +14,12 @@
 namespace shoal::cuda {
 
 void PagedAttention(LaunchContext& context, const PagedAttentionParams& params);
+// PagedAttention() of the sequences with at least `least_rows` rows, tokens
+// times query heads of a kv head. REQUIRES: context.warpgroups().attention and
+// FitsPrefillAttention().
+void PrefillAttention(LaunchContext& context,
+                      const PagedAttentionParams& params, int32_t least_rows);
+bool FitsPrefillAttention(const PagedAttentionParams& params);
 
 // The up-projections of one layer's heads, as their matrices lie there.
 struct LatentWeights {

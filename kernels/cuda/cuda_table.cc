@@ -55,9 +55,10 @@ class CudaKernelTable : public KernelTable {
                                              options.chunk_bytes)),
         staging_(context_),
         graphs_(context_) {
-    context_.set_has_warpgroups(options.warpgroups == CudaWarpgroups::kOn ||
-                                (options.warpgroups == CudaWarpgroups::kAuto &&
-                                 WarpgroupsAgree(context_)));
+    const bool on = options.warpgroups == CudaWarpgroups::kOn;
+    context_.set_warpgroups(options.warpgroups == CudaWarpgroups::kAuto
+                                ? ProbeWarpgroups(context_)
+                                : WarpgroupUse{on, on});
   }
 
   std::string_view name() const override { return "cuda"; }

@@ -10,11 +10,11 @@
 
 namespace shoal {
 
-// Products of many rows by warpgroups, which only Hopper has.
+// Products and attention of many rows by warpgroups, which only Hopper has.
 enum class CudaWarpgroups : uint8_t {
   kOff,
   kOn,    // REQUIRES: a device that has them
-  kAuto,  // if a test product gives the bits of the other kernels
+  kAuto,  // each if it gives the bits of the other kernels in a test
 };
 
 struct CudaOptions {

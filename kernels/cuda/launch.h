@@ -24,6 +24,15 @@ struct WeightPointers {
 // Scratch memory of an op, of the ops that one is made of, and of products.
 enum class ScratchUse : uint8_t { kOp, kLatent, kInput };
 
+// What may run by warpgroups (warpgroup.cuh): products of many rows, and
+// attention of many rows.
+struct WarpgroupUse {
+  bool products = false;
+  bool attention = false;
+
+  bool operator==(const WarpgroupUse&) const = default;
+};
+
 class LaunchContext {
  public:
   // A stream on the present device. Failures show in error().
@@ -34,9 +43,8 @@ class LaunchContext {
 
   cudaStream_t stream() const { return stream_; }
   int num_multiprocessors() const { return num_multiprocessors_; }
-  // Whether products of many rows may run by warpgroups (warpgroup.cuh).
-  bool has_warpgroups() const { return has_warpgroups_; }
-  void set_has_warpgroups(bool value) { has_warpgroups_ = value; }
+  const WarpgroupUse& warpgroups() const { return warpgroups_; }
+  void set_warpgroups(const WarpgroupUse& use) { warpgroups_ = use; }
 
   // The first error, and the op that met it.
   cudaError_t error() const { return error_; }
@@ -89,7 +97,7 @@ class LaunchContext {
 
   cudaStream_t stream_ = nullptr;
   int num_multiprocessors_ = 1;
-  bool has_warpgroups_ = false;
+  WarpgroupUse warpgroups_;
   cudaError_t error_ = cudaSuccess;
   const char* failed_op_ = "";
   const char* op_ = "start";

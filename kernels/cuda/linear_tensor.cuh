@@ -107,7 +107,7 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts,
       }
       return;
     }
-    const InputOrder order = !whole || !context.has_warpgroups()
+    const InputOrder order = !whole || !context.warpgroups().products
                                  ? InputOrder::kWidth
                              : kHasBlocks32<kType> ? InputOrder::kStepsOfBlocks
                                                    : InputOrder::kSteps;

@@ -157,6 +157,12 @@ void PagedAttention(LaunchContext& context, const PagedAttentionParams& p) {
   a.shape.tensor = FitsTensorTile(a.shape, {a.keys, a.values});
   a.group = p.num_heads / p.num_kv_heads;
   a.tiles = {p.cu_seqlens_q, p.num_seqs, a.group, a.shape.rows()};
+  // Sequences of more rows than a tile has are for warpgroups.
+  if (context.warpgroups().attention && FitsPrefillAttention(p) &&
+      p.max_seqlen_q > 1 && int64_t{p.max_seqlen_q} * a.group > kMaxRows) {
+    a.tiles.most_rows = kMaxRows;
+    PrefillAttention(context, p, kMaxRows + 1);
+  }
   a.max_chunks = static_cast<int32_t>(
       (int64_t{p.max_blocks} * p.block_size + kChunkKeys - 1) / kChunkKeys);
 

@@ -1,7 +1,9 @@
 // How a persistent grid finds its work among ragged sequences: the rows of
 // sequence s, q_len(s) · rows_per_token, are cut into tiles, tiles are numbered
-// through.
+// through. Sequences with fewer rows than a kernel is for, or more, have none.
 #pragma once
+
+#include <limits>
 
 #include "kernels/cuda/device_math.cuh"
 
@@ -19,9 +21,13 @@ struct SequenceTiles {
   int32_t num_seqs;
   int32_t rows_per_token;
   int32_t rows_per_tile;
+  int32_t least_rows = 0;
+  int32_t most_rows = std::numeric_limits<int32_t>::max();
 
   __device__ __forceinline__ int32_t TilesOf(int32_t q_len) const {
-    return (q_len * rows_per_token + rows_per_tile - 1) / rows_per_tile;
+    const int32_t rows = q_len * rows_per_token;
+    if (rows < least_rows || rows > most_rows) return 0;
+    return (rows + rows_per_tile - 1) / rows_per_tile;
   }
 
   // Whether every sequence has one new token, as in a decode step.

@@ -259,8 +259,9 @@ class TensorTile {
     const int key =
         first_key + lane_ % 8 + (row_tiles_ == 2 ? lane_ / 16 * 8 : 0);
     const uint16_t* b_row = keys(buffer) + key * stride + lane_ / 8 % 2 * 8;
-    // Four sums a dot, so that products need not wait for each other.
-    constexpr int kChains = 4;
+    // Several sums a dot, so that products need not wait for each other: four
+    // for long rows, two for those that warpgroups have in their registers.
+    constexpr int kChains = kColumnTiles > 2 ? 4 : 2;
     float chains[kChains][2][4] = {};
     for (int32_t base = 0; base < shape_.key_dim; base += 16 * kChains) {
 #pragma unroll
@@ -283,8 +284,10 @@ class TensorTile {
     for (int n = 0; n < 2; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sums[n][i] = (chains[0][n][i] + chains[1][n][i]) +
-                     (chains[2][n][i] + chains[3][n][i]);
+        sums[n][i] = chains[0][n][i] + chains[1][n][i];
+        if constexpr (kChains == 4) {
+          sums[n][i] += chains[2][n][i] + chains[3][n][i];
+        }
       }
     }
 #pragma unroll

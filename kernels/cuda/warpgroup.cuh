@@ -22,10 +22,11 @@ namespace shoal::cuda {
 inline constexpr int kWarpsOfGroup = 4;
 inline constexpr int kTileDepth = 16;  // of the inner dimension
 
-// A tile of kTileDepth halves of 8 · n columns in shared memory, 16-byte
-// aligned: a column's halves 0 to 7 are 16 bytes, those of eight columns follow
-// each other; halves 8 to 15 lie `half_stride` bytes behind them, the next
-// eight columns `column_stride`.
+// An operand of kTileDepth (k) by 8 · n columns, or rows, in shared memory: in
+// blocks of 8×8 of 128 bytes, 16-byte aligned. A block is eight columns of 16
+// bytes each, or, transposed, eight k of 16 bytes. The block of k 8 to 15 lies
+// `half_stride` bytes behind that of k 0 to 7, the next eight columns
+// `column_stride`.
 struct SharedTile {
   const uint8_t* data;
   uint32_t half_stride, column_stride;
@@ -57,7 +58,9 @@ namespace warpgroup {
 
 struct Pending {
   uint32_t a[4];
+  SharedTile shared_a;  // data of nullptr: `a` it is
   SharedTile b;
+  bool transposed;
   float* d;
   int columns;
   bool keep;
@@ -76,6 +79,14 @@ inline Lane (&Warp())[kWarpSize] {
   return lanes[threadIdx.x / kWarpSize];
 }
 
+inline float Element(const SharedTile& tile, bool transposed, int column,
+                     int k) {
+  const auto* block = reinterpret_cast<const uint16_t*>(
+      tile.data + column / 8 * tile.column_stride + k / 8 * tile.half_stride);
+  return WidenBF16(transposed ? block[k % 8 * 8 + column % 8]
+                              : block[column % 8 * 8 + k % 8]);
+}
+
 inline void Compute(const Lane (&warp)[kWarpSize], int64_t index) {
   const int lane = static_cast<int>(threadIdx.x % kWarpSize);
   const Pending& mine = warp[lane].pending[index % kMaxPending];
@@ -84,17 +95,36 @@ inline void Compute(const Lane (&warp)[kWarpSize], int64_t index) {
     const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
     float sum = mine.keep ? mine.d[i] : 0.0f;
     for (int k = 0; k < kTileDepth; ++k) {
-      const uint32_t pair = warp[row % 8 * 4 + k % 8 / 2]
-                                .pending[index % kMaxPending]
-                                .a[row / 8 + (k >= 8 ? 2 : 0)];
-      const auto a = static_cast<uint16_t>(k % 2 == 0 ? pair : pair >> 16);
-      const auto* b = reinterpret_cast<const uint16_t*>(
-          mine.b.data + column / 8 * mine.b.column_stride +
-          k / 8 * mine.b.half_stride + column % 8 * 16);
-      sum += WidenBF16(a) * WidenBF16(b[k % 8]);
+      float left;
+      if (mine.shared_a.data != nullptr) {
+        const int warp = static_cast<int>(threadIdx.x / kWarpSize);
+        left =
+            Element(mine.shared_a, false, warp % kWarpsOfGroup * 16 + row, k);
+      } else {
+        const uint32_t pair = warp[row % 8 * 4 + k % 8 / 2]
+                                  .pending[index % kMaxPending]
+                                  .a[row / 8 + (k >= 8 ? 2 : 0)];
+        left = WidenBF16(static_cast<uint16_t>(k % 2 == 0 ? pair : pair >> 16));
+      }
+      sum += left * Element(mine.b, mine.transposed, column, k);
     }
     mine.d[i] = sum;
   }
+}
+
+inline void Ask(const uint32_t* a, const SharedTile& shared_a,
+                const SharedTile& b, bool transposed, bool keep, float* d,
+                int columns) {
+  Lane& self = Warp()[threadIdx.x % kWarpSize];
+  Pending& entry = self.pending[self.asked++ % kMaxPending];
+  for (int i = 0; i < 4; ++i) entry.a[i] = a != nullptr ? a[i] : 0;
+  entry.shared_a = shared_a;
+  entry.b = b;
+  entry.transposed = transposed;
+  entry.d = d;
+  entry.columns = columns;
+  entry.keep = keep;
+  entry.group = self.groups;
 }
 
 }  // namespace warpgroup
@@ -129,21 +159,14 @@ __device__ __forceinline__ void OpenProducts() {
 // its lanes hold a and the columns of d as those of MultiplyTile() do, d[4j] to
 // d[4j + 3] being columns [8j, 8j + 8). Until WaitForProducts() has seen it end
 // d must not be touched, and the tile not be written. All threads of the
-// warpgroup call it.
-template <int kColumns>
+// warpgroup call it. kTransposed: b is.
+template <int kColumns, bool kTransposed = false>
 __device__ __forceinline__ void MultiplyAsync(const uint32_t (&a)[4],
                                               const SharedTile& b, bool keep,
                                               float (&d)[kColumns / 2]) {
   static_assert(kColumns == 64 || kColumns == 128);
 #if !defined(__CUDACC__)
-  auto& self = warpgroup::Warp()[threadIdx.x % kWarpSize];
-  auto& entry = self.pending[self.asked++ % warpgroup::kMaxPending];
-  for (int i = 0; i < 4; ++i) entry.a[i] = a[i];
-  entry.b = b;
-  entry.d = d;
-  entry.columns = kColumns;
-  entry.keep = keep;
-  entry.group = self.groups;
+  warpgroup::Ask(a, {}, b, kTransposed, keep, d, kColumns);
 #elif SHOAL_HAS_WARPGROUPS
   const uint64_t tile = warpgroup::Descriptor(b);
   if constexpr (kColumns == 64) {
@@ -153,10 +176,10 @@ __device__ __forceinline__ void MultiplyAsync(const uint32_t (&a)[4],
         "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
         "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, "
         "%28, %29, %30, %31}, "
-        "{%32, %33, %34, %35}, %36, keep, 1, 1, 0;\n}"
+        "{%32, %33, %34, %35}, %36, keep, 1, 1, %38;\n}"
         : SHOAL_SUMS16(d, 0), SHOAL_SUMS16(d, 16)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(tile),
-          "r"(static_cast<int>(keep)));
+          "r"(static_cast<int>(keep)), "n"(kTransposed ? 1 : 0));
   } else {
     asm volatile(
         "{\n.reg .pred keep;\nsetp.ne.b32 keep, %69, 0;\n"
@@ -166,12 +189,31 @@ __device__ __forceinline__ void MultiplyAsync(const uint32_t (&a)[4],
         "%28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, "
         "%41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, "
         "%54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "{%64, %65, %66, %67}, %68, keep, 1, 1, 0;\n}"
+        "{%64, %65, %66, %67}, %68, keep, 1, 1, %70;\n}"
         : SHOAL_SUMS16(d, 0), SHOAL_SUMS16(d, 16), SHOAL_SUMS16(d, 32),
           SHOAL_SUMS16(d, 48)
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(tile),
-          "r"(static_cast<int>(keep)));
+          "r"(static_cast<int>(keep)), "n"(kTransposed ? 1 : 0));
   }
+#endif
+}
+
+// The same where all 64 rows of a lie in shared memory, too; b has 64 columns.
+__device__ __forceinline__ void MultiplyAsync(const SharedTile& a,
+                                              const SharedTile& b, bool keep,
+                                              float (&d)[32]) {
+#if !defined(__CUDACC__)
+  warpgroup::Ask(nullptr, a, b, false, keep, d, 64);
+#elif SHOAL_HAS_WARPGROUPS
+  asm volatile(
+      "{\n.reg .pred keep;\nsetp.ne.b32 keep, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, "
+      "%15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, "
+      "%28, %29, %30, %31}, %32, %33, keep, 1, 1, 0, 0;\n}"
+      : SHOAL_SUMS16(d, 0), SHOAL_SUMS16(d, 16)
+      : "l"(warpgroup::Descriptor(a)), "l"(warpgroup::Descriptor(b)),
+        "r"(static_cast<int>(keep)));
 #endif
 }
 

@@ -1,16 +1,14 @@
 #include "kernels/cuda/warpgroup_probe.h"
 
 #include <cstring>
+#include <numeric>
 #include <vector>
 
+#include "kernels/cuda/attention_ops.h"
 #include "kernels/cuda/linear.h"
 
 namespace shoal::cuda {
 namespace {
-
-// Nine steps of 32: an odd number, in segments of two.
-constexpr int64_t kWidth = 288;
-constexpr int64_t kFeatures = 64;
 
 // Numbers of either sign over some powers of two, always the same.
 class Numbers {
@@ -32,101 +30,166 @@ class Numbers {
   uint32_t state_ = 1;
 };
 
-// A product of `num_rows` rows with `num_groups` matrices, all the same one.
-class Probe {
+// What probes have on the device, and what they bring back from there.
+class ProbeMemory {
  public:
-  Probe(LaunchContext& context, int64_t num_groups, int64_t num_rows)
-      : context_(context), out_(num_groups * num_rows * kFeatures) {
-    Numbers numbers;
-    std::vector<uint16_t> weights(kFeatures * kWidth);
-    for (uint16_t& w : weights) w = numbers.BF16();
-    std::vector<float> in(num_rows * kWidth);
-    for (float& x : in) x = numbers.F32();
-
-    auto* const device_weights =
-        static_cast<uint8_t*>(OnDevice(weights.data(), 2 * weights.size()));
-    const std::vector<WeightPointers> pointers(num_groups, {device_weights});
-    product_.shape.dtype = DType::kBF16;
-    product_.shape.out_features = kFeatures;
-    product_.shape.in_features = kWidth;
-    product_.shape.aligned = true;
-    product_.shape.fast = true;
-    product_.groups = static_cast<const WeightPointers*>(
-        OnDevice(pointers.data(), pointers.size() * sizeof(WeightPointers)));
-    product_.num_groups = num_groups;
-    product_.in = static_cast<const float*>(OnDevice(in.data(), 4 * in.size()));
-    product_.in_stride = kWidth;
-    product_.out = static_cast<float*>(OnDevice(nullptr, 4 * out_.size()));
-    product_.out_stride = kFeatures;
-    product_.out_group_stride = num_rows * kFeatures;
-    product_.num_rows = num_rows;
-  }
-  ~Probe() {
+  explicit ProbeMemory(LaunchContext& context) : context_(context) {}
+  ~ProbeMemory() {
     cudaStreamSynchronize(context_.stream());
     for (void* data : memory_) cudaFree(data);
   }
-  Probe(const Probe&) = delete;
-  Probe& operator=(const Probe&) = delete;
+  ProbeMemory(const ProbeMemory&) = delete;
+  ProbeMemory& operator=(const ProbeMemory&) = delete;
 
-  const std::vector<float>& Run(bool warpgroups) {
-    const bool before = context_.has_warpgroups();
-    context_.set_has_warpgroups(warpgroups);
-    RunProduct(context_, product_);
-    context_.set_has_warpgroups(before);
+  template <typename T>
+  const T* Copy(const std::vector<T>& host) {
+    void* data = Allocate(host.size() * sizeof(T));
+    if (data != nullptr) {
+      context_.Check(cudaMemcpyAsync(data, host.data(), host.size() * sizeof(T),
+                                     cudaMemcpyHostToDevice,
+                                     context_.stream()));
+      context_.Check(cudaStreamSynchronize(context_.stream()));
+    }
+    return static_cast<const T*>(data);
+  }
+  float* Floats(int64_t count) {
+    void* data = Allocate(count * sizeof(float));
+    if (data != nullptr) {
+      context_.Check(
+          cudaMemsetAsync(data, 0, count * sizeof(float), context_.stream()));
+    }
+    return static_cast<float*>(data);
+  }
+  std::vector<float> Read(const float* device, int64_t count) {
+    std::vector<float> host(count);
     if (context_.error() == cudaSuccess) {
-      context_.Check(cudaMemcpyAsync(out_.data(), product_.out, 4 * out_.size(),
+      context_.Check(cudaMemcpyAsync(host.data(), device, count * sizeof(float),
                                      cudaMemcpyDeviceToHost,
                                      context_.stream()));
       context_.Check(cudaStreamSynchronize(context_.stream()));
     }
-    return out_;
+    return host;
   }
 
  private:
-  // A copy of `bytes` at `host`, or as many zeros.
-  void* OnDevice(const void* host, size_t bytes) {
+  void* Allocate(size_t bytes) {
     void* data = nullptr;
     if (context_.error() != cudaSuccess ||
         !context_.Check(cudaMalloc(&data, bytes))) {
       return nullptr;
     }
     memory_.push_back(data);
-    context_.Check(host != nullptr
-                       ? cudaMemcpyAsync(data, host, bytes,
-                                         cudaMemcpyHostToDevice,
-                                         context_.stream())
-                       : cudaMemsetAsync(data, 0, bytes, context_.stream()));
-    context_.Check(cudaStreamSynchronize(context_.stream()));
     return data;
   }
 
   LaunchContext& context_;
-  GroupedProduct product_;
-  std::vector<float> out_;
   std::vector<void*> memory_;
 };
 
-bool Agrees(LaunchContext& context, int64_t num_groups, int64_t num_rows) {
-  Probe probe(context, num_groups, num_rows);
-  const std::vector<float> expected = probe.Run(false);
-  const std::vector<float>& got = probe.Run(true);
+// Whether `run` writes the same to out [count] with warpgroups and without.
+template <typename Run>
+bool Agrees(LaunchContext& context, ProbeMemory& memory, const float* out,
+            int64_t count, const Run& run) {
+  const WarpgroupUse before = context.warpgroups();
+  std::vector<float> results[2];
+  for (const bool use : {false, true}) {
+    context.set_warpgroups({use, use});
+    if (context.error() == cudaSuccess) run();
+    results[use] = memory.Read(out, count);
+  }
+  context.set_warpgroups(before);
   return context.error() == cudaSuccess &&
-         std::memcmp(expected.data(), got.data(), 4 * got.size()) == 0;
+         std::memcmp(results[0].data(), results[1].data(),
+                     count * sizeof(float)) == 0;
+}
+
+// A product of `num_rows` rows with `num_groups` matrices, all the same one.
+bool ProductsAgree(LaunchContext& context, int64_t num_groups,
+                   int64_t num_rows) {
+  // Nine steps of 32: an odd number, in segments of two.
+  constexpr int64_t kWidth = 288;
+  constexpr int64_t kFeatures = 64;
+  ProbeMemory memory(context);
+  Numbers numbers;
+  std::vector<uint16_t> weights(kFeatures * kWidth);
+  for (uint16_t& w : weights) w = numbers.BF16();
+  std::vector<float> in(num_rows * kWidth);
+  for (float& x : in) x = numbers.F32();
+  const std::vector<WeightPointers> pointers(
+      num_groups, {reinterpret_cast<const uint8_t*>(memory.Copy(weights))});
+  GroupedProduct product;
+  product.shape.dtype = DType::kBF16;
+  product.shape.out_features = kFeatures;
+  product.shape.in_features = kWidth;
+  product.shape.aligned = true;
+  product.shape.fast = true;
+  product.groups = memory.Copy(pointers);
+  product.num_groups = num_groups;
+  product.in = memory.Copy(in);
+  product.in_stride = kWidth;
+  const int64_t count = num_groups * num_rows * kFeatures;
+  product.out = memory.Floats(count);
+  product.out_stride = kFeatures;
+  product.out_group_stride = num_rows * kFeatures;
+  product.num_rows = num_rows;
+  return Agrees(context, memory, product.out, count,
+                [&] { RunProduct(context, product); });
+}
+
+// Attention of a sequence's last tokens to more keys than a chunk has.
+bool AttentionAgrees(LaunchContext& context, int32_t head_dim) {
+  constexpr int32_t kBlockSize = 16, kHeads = 2, kTokens = 40, kContext = 330;
+  constexpr int32_t kBlocks = (kContext + kBlockSize - 1) / kBlockSize;
+  ProbeMemory memory(context);
+  Numbers numbers;
+  std::vector<uint16_t> keys(kBlocks * kBlockSize * head_dim);
+  std::vector<uint16_t> values(keys.size());
+  for (uint16_t& x : keys) x = numbers.BF16();
+  for (uint16_t& x : values) x = numbers.BF16();
+  std::vector<float> queries(kTokens * kHeads * head_dim);
+  for (float& x : queries) x = numbers.F32();
+  std::vector<int32_t> table(kBlocks);
+  std::iota(table.rbegin(), table.rend(), 0);
+  PagedAttentionParams p;
+  p.q = memory.Copy(queries);
+  p.cu_seqlens_q = memory.Copy(std::vector<int32_t>{0, kTokens});
+  p.context_lens = memory.Copy(std::vector<int32_t>{kContext});
+  p.block_tables = memory.Copy(table);
+  p.k_cache = {
+      memory.Copy(keys), DType::kBF16, {kBlocks, kBlockSize, 1, head_dim}};
+  p.v_cache = {
+      memory.Copy(values), DType::kBF16, {kBlocks, kBlockSize, 1, head_dim}};
+  const int64_t count = int64_t{kTokens} * kHeads * head_dim;
+  float* const out = memory.Floats(count);
+  p.out = out;
+  p.num_seqs = 1;
+  p.max_seqlen_q = kTokens;
+  p.max_blocks = kBlocks;
+  p.block_size = kBlockSize;
+  p.num_heads = kHeads;
+  p.num_kv_heads = 1;
+  p.head_dim = p.v_dim = head_dim;
+  p.scale = 0.01f;
+  return Agrees(context, memory, out, count,
+                [&] { PagedAttention(context, p); });
 }
 
 }  // namespace
 
-bool WarpgroupsAgree(LaunchContext& context) {
-  context.Begin("WarpgroupsAgree");
+WarpgroupUse ProbeWarpgroups(LaunchContext& context) {
+  context.Begin("ProbeWarpgroups");
   int major = 0;
   if (!context.Check(cudaDeviceGetAttribute(
           &major, cudaDevAttrComputeCapabilityMajor, 0)) ||
       major != 9) {
-    return false;
+    return {};
   }
+  WarpgroupUse use;
   // Few products are cut into small tiles, many into large ones.
-  return Agrees(context, 1, 40) &&
-         Agrees(context, 2 * context.num_multiprocessors(), 100);
+  use.products = ProductsAgree(context, 1, 40) &&
+                 ProductsAgree(context, 2 * context.num_multiprocessors(), 100);
+  use.attention = AttentionAgrees(context, 64) && AttentionAgrees(context, 128);
+  return use;
 }
 
 }  // namespace shoal::cuda

@@ -1,14 +1,14 @@
-// Whether products by warpgroups may take the place of the others.
+// Whether warpgroups may take the place of the other kernels.
 #pragma once
 
 #include "kernels/cuda/launch.h"
 
 namespace shoal::cuda {
 
-// True where the device has warpgroup instructions and products of bf16, in
-// tiles of either size, give to the bit what the other kernels give: a row's
-// result must not depend on how many rows there are. Waits for the device;
-// leaves context.has_warpgroups() as it was.
-bool WarpgroupsAgree(LaunchContext& context);
+// Nothing where the device has no warpgroup instructions, else what gives by
+// them, to the bit, what the other kernels give: a row's result must not depend
+// on how many rows there are. Products are those of bf16, in tiles of either
+// size. Waits for the device; leaves context.warpgroups() as it was.
+WarpgroupUse ProbeWarpgroups(LaunchContext& context);
 
 }  // namespace shoal::cuda

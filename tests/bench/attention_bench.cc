@@ -81,6 +81,7 @@ void Paged(benchmark::State& state, const HeadShape& shape, int32_t num_seqs,
   }
   params.out = out.data();
   params.num_seqs = num_seqs;
+  params.max_seqlen_q = q_len;
   params.max_blocks = blocks;
   params.block_size = kBlock;
   params.num_heads = shape.heads;

@@ -114,6 +114,9 @@ std::unique_ptr<Paged> MakePaged(const Shape& shape,
                shape.dtype,
                {blocks, shape.block_size, shape.num_kv_heads, shape.head_dim}};
   p.num_seqs = static_cast<int32_t>(sequences.size());
+  for (const Sequence& sequence : sequences) {
+    p.max_seqlen_q = std::max(p.max_seqlen_q, sequence.q_len);
+  }
   p.max_blocks = paged->max_blocks;
   p.block_size = shape.block_size;
   p.num_heads = shape.num_heads;
@@ -294,14 +297,17 @@ TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {
   for (const auto& [group, dim, dtype] : {std::tuple{1, 24, DType::kBF16},
                                           {3, 24, DType::kBF16},
                                           {4, 32, DType::kBF16},
+                                          {1, 128, DType::kBF16},
+                                          {2, 64, DType::kBF16},
                                           {4, 24, DType::kF16},
                                           {9, 24, DType::kF32}}) {
-    const auto paged = MakePaged({2 * group, 2, dim, 16, dtype},
-                                 {{300, 300}, {75, 75}, {64, 64}}, random);
+    const auto paged =
+        MakePaged({2 * group, 2, dim, 16, dtype},
+                  {{300, 300}, {75, 75}, {5, 5}, {64, 64}}, random);
     const std::vector<float> whole = Run(*paged);
     const int64_t row = int64_t{2 * group} * dim;
     // Each sequence alone, in chunks of several sizes, by one thread or more.
-    for (int32_t s = 0; s < 3; ++s) {
+    for (int32_t s = 0; s < 4; ++s) {
       for (int32_t chunk : {1, 7, 64, 300}) {
         std::vector<float> out(whole.size());
         const int32_t start = paged->cu_seqlens[s];
@@ -316,6 +322,7 @@ TEST_P(AttentionTest, RowDoesNotDependOnBatchChunkOrThreads) {
           params.context_lens = &context;
           params.block_tables += s * params.max_blocks;
           params.num_seqs = 1;
+          params.max_seqlen_q = context - first;
           (first % 2 == 0 ? single : table_)->PagedAttention(params);
         }
         ASSERT_EQ(std::memcmp(&out[start * row], &whole[start * row],

@@ -1,5 +1,5 @@
-// Products by warpgroups beside those of the other kernels: the same bits, in
-// tiles of either size.
+// Products and attention by warpgroups beside those of the other kernels: the
+// same bits.
 #include "gtest/gtest.h"
 #include "kernels/cuda/warpgroup_probe.h"
 
@@ -8,9 +8,11 @@ namespace {
 
 TEST(WarpgroupTest, GivesTheBitsOfTheOtherKernels) {
   LaunchContext context;
-  EXPECT_TRUE(WarpgroupsAgree(context)) << context.ErrorText();
-  EXPECT_FALSE(context.has_warpgroups());
-  EXPECT_EQ(context.error(), cudaSuccess);
+  const WarpgroupUse use = ProbeWarpgroups(context);
+  EXPECT_EQ(context.error(), cudaSuccess) << context.ErrorText();
+  EXPECT_TRUE(use.products);
+  EXPECT_TRUE(use.attention);
+  EXPECT_EQ(context.warpgroups(), WarpgroupUse());
 }
 
 }  // namespace
