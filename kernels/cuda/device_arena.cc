@@ -29,12 +29,14 @@ uint8_t* DeviceArena::TakeFrom(Chunk& chunk, int64_t bytes) {
   return nullptr;
 }
 
-uint8_t* DeviceArena::AddChunk(int64_t chunk_bytes, int64_t bytes) {
+uint8_t* DeviceArena::AddChunk(int64_t chunk_bytes, int64_t bytes,
+                               bool has_one_piece) {
   void* base = source_->Take(chunk_bytes);
   if (base == nullptr) return nullptr;
   Chunk& chunk = chunks_.emplace_back();
   chunk.base = static_cast<uint8_t*>(base);
   chunk.bytes = chunk_bytes;
+  chunk.has_one_piece = has_one_piece;
   chunk.gaps[0] = chunk_bytes;
   free_bytes_ += chunk_bytes;
   return TakeFrom(chunk, bytes);
@@ -45,12 +47,12 @@ void* DeviceArena::Allocate(int64_t bytes) {
   if (bytes > INT64_MAX - kAlignment) return nullptr;
   const int64_t rounded =
       (std::max<int64_t>(bytes, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  if (rounded > chunk_bytes_ / 4) return AddChunk(rounded, rounded);
+  if (rounded > chunk_bytes_ / 4) return AddChunk(rounded, rounded, true);
   for (Chunk& chunk : chunks_) {
     if (uint8_t* piece = TakeFrom(chunk, rounded)) return piece;
   }
-  if (uint8_t* piece = AddChunk(chunk_bytes_, rounded)) return piece;
-  return AddChunk(rounded, rounded);  // the last of the memory
+  if (uint8_t* piece = AddChunk(chunk_bytes_, rounded, false)) return piece;
+  return AddChunk(rounded, rounded, true);  // the last of the memory
 }
 
 void DeviceArena::Free(void* data) {
@@ -82,7 +84,7 @@ void DeviceArena::Free(void* data) {
     }
   }
   chunk->gaps[offset] = length;
-  if (length == chunk->bytes && chunk->bytes != chunk_bytes_) {
+  if (chunk->has_one_piece) {
     free_bytes_ -= length;
     source_->Give(chunk->base);
     chunks_.erase(chunk);

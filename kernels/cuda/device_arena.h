@@ -46,11 +46,13 @@ class DeviceArena {
   struct Chunk {
     uint8_t* base = nullptr;
     int64_t bytes = 0;
+    bool has_one_piece = false;       // goes back with it
     std::map<int64_t, int64_t> gaps;  // offset -> bytes, never adjacent
   };
 
   uint8_t* TakeFrom(Chunk& chunk, int64_t bytes);
-  uint8_t* AddChunk(int64_t chunk_bytes, int64_t bytes);
+  // A chunk and its first piece.
+  uint8_t* AddChunk(int64_t chunk_bytes, int64_t bytes, bool has_one_piece);
 
   const std::unique_ptr<ChunkSource> source_;
   const int64_t chunk_bytes_;
