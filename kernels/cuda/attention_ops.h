@@ -32,6 +32,29 @@ void LatentAttention(LaunchContext& context,
                      const LatentAttentionParams& params,
                      const LatentWeights& weights);
 
+// Keys and values of some heads, which latent rows were expanded to, as bf16,
+// one sequence behind the other. The sizes are those of DeepSeek's models.
+struct ExpandedRows {
+  static constexpr int kNopeDim = 128, kRopeDim = 64, kValueDim = 128;
+  static constexpr int kKeyDim = kNopeDim + kRopeDim;
+
+  uint16_t* keys = nullptr;  // [num_seqs · slots_of_seq, num_heads, kKeyDim]
+  uint16_t* values =
+      nullptr;  // [num_seqs · slots_of_seq, num_heads, kValueDim]
+  int64_t slots_of_seq = 0;
+  int32_t first_head = 0, num_heads = 0;
+};
+// Whether the two below can do an op: its sizes, its types and its device.
+bool FitsExpandedAttention(const LaunchContext& context,
+                           const LatentAttentionParams& params,
+                           const LatentWeights& weights);
+void ExpandLatentRows(LaunchContext& context,
+                      const LatentAttentionParams& params,
+                      const LatentWeights& weights, const ExpandedRows& rows);
+void ExpandedAttention(LaunchContext& context,
+                       const LatentAttentionParams& params,
+                       const ExpandedRows& rows, int32_t num_heads);
+
 void KeySelect(LaunchContext& context, const KeySelectParams& params);
 void SparseAttention(LaunchContext& context,
                      const SparseAttentionParams& params);

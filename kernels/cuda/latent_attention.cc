@@ -1,6 +1,7 @@
 // Attention over latent rows with keys and values expanded; see
-// kernels/latent_attention.h. The up-projections are taken over to the queries
-// and to the results, which gives the same sums in another order:
+// kernels/latent_attention.h. Where warpgroups have kernels for it they are.
+// Else the up-projections are taken over to the queries and to the results,
+// which gives the same sums in another order:
 //   q·[Uk c | r] = [Ukᵀ q | q_rope]·[c | r],   Σ w (Uv c) = Uv Σ w c
 // so that both are products of many rows and the rest is PagedAttention().
 #include <algorithm>
@@ -14,11 +15,41 @@ namespace {
 // Bounds the scratch memory: heads are worked on in parts.
 constexpr int64_t kMostBytes = int64_t{256} << 20;
 
+// False where one head's rows are more than the scratch memory's bound.
+bool AttendExpanded(LaunchContext& context, const LatentAttentionParams& p,
+                    const LatentWeights& weights) {
+  ExpandedRows rows;
+  rows.slots_of_seq = p.max_blocks * p.cache.dim(1);
+  const int64_t slots = p.num_seqs * rows.slots_of_seq;
+  constexpr int64_t kSlotBytes =
+      (ExpandedRows::kKeyDim + ExpandedRows::kValueDim) * sizeof(uint16_t);
+  const int64_t heads_at_once =
+      std::min(kMostBytes / (slots * kSlotBytes), int64_t{weights.num_heads});
+  if (heads_at_once == 0) return false;
+  rows.keys = static_cast<uint16_t*>(
+      context.Scratch(heads_at_once * slots * kSlotBytes, ScratchUse::kLatent));
+  if (rows.keys == nullptr) return true;  // after an error
+  for (int32_t first = 0; first < weights.num_heads;
+       first += static_cast<int32_t>(heads_at_once)) {
+    rows.first_head = first;
+    rows.num_heads = static_cast<int32_t>(
+        std::min(heads_at_once, int64_t{weights.num_heads} - first));
+    rows.values = rows.keys + slots * rows.num_heads * ExpandedRows::kKeyDim;
+    ExpandLatentRows(context, p, weights, rows);
+    ExpandedAttention(context, p, rows, weights.num_heads);
+  }
+  return true;
+}
+
 }  // namespace
 
 void LatentAttention(LaunchContext& context, const LatentAttentionParams& p,
                      const LatentWeights& weights) {
   if (p.num_seqs == 0 || p.num_tokens == 0) return;
+  if (FitsExpandedAttention(context, p, weights) &&
+      AttendExpanded(context, p, weights)) {
+    return;
+  }
   const int64_t all_heads = weights.num_heads;
   const int64_t rank = weights.k_shape.out_features;
   const int64_t nope = weights.k_shape.in_features;

@@ -158,7 +158,7 @@ __global__ __launch_bounds__(
           (rows.group * p.rounded.group_rows + rows.Source(p, first + row)) *
               p.rounded.width +
           unit * kUnit;
-      to[i] = ((row / 8 * kUnits + unit) * 8 + row % 8) * 16;
+      to[i] = BlockAt(row, unit, kUnits);
     }
     const auto copy = [&](int32_t stage) {
 #pragma unroll
@@ -204,10 +204,10 @@ __global__ __launch_bounds__(
         const int32_t step = first_step + s;
         if (step >= num_steps) continue;
         const SharedTile of_near = {
-            tiles + step % Shape::kSteps * Shape::kStepBytes, 8 * 16,
-            8 * 16 * kUnits};
+            tiles + step % Shape::kSteps * Shape::kStepBytes, kBlockBytes,
+            kBlockBytes * kUnits};
         SharedTile of_far = of_near;
-        of_far.data += 2 * 8 * 16;
+        of_far.data += 2 * kBlockBytes;
         MultiplyAsync<kRows>(near[kStage][s], of_near, step != segment_begin,
                              sums);
         MultiplyAsync<kRows>(far[kStage][s], of_far, true, sums);

@@ -1,7 +1,7 @@
-// Attention of many query rows over a paged bf16 cache by warpgroups: for the
+// Attention of many query rows by warpgroups: over a paged bf16 cache, for the
 // sequences of a step that bring more rows than one tile of the other kernel
-// has. Steps, chunks and every sum are those of TensorTile (tensor_tile.cuh): a
-// row has the same bits from either.
+// has, and over latent rows that were expanded. Steps, chunks and every sum are
+// those of TensorTile (tensor_tile.cuh): a row has the same bits from either.
 //
 // A thread block has kRows neighbouring (token, head) rows of one kv head, a
 // warpgroup 64 of them: scores of 64 keys come into its registers, are weighed
@@ -20,20 +20,24 @@ constexpr int kRowsOfGroup = 64;
 constexpr int kRows = 2 * kRowsOfGroup;
 constexpr int kThreads = 2 * kWarpsOfGroup * kWarpSize;
 constexpr int kStepKeys = TileShape::kStepKeys;
-constexpr int kBlockBytes = 128;  // of eight rows of eight halves
 
 struct PrefillArgs {
-  PagedAttentionParams p;
-  const uint16_t* keys;
+  const float* q;  // [num_tokens, num_heads, ..]
+  float* out;      // like q
+  int32_t num_heads;
+  // Heads at work: [first_head, first_head + num_kv_heads · group).
+  int32_t first_head, num_kv_heads, group;
+  const uint16_t* keys;  // [slots, num_kv_heads, ..]
   const uint16_t* values;
   SequenceTiles tiles;
-  int32_t group;  // query heads of a kv head
+  const int32_t* context_lens;
+  // Where sequences' keys lie: in blocks, or, without a table, one sequence
+  // behind the other, slots_of_seq apart.
+  const int32_t* block_tables;
+  int32_t max_blocks, block_size;
+  int64_t slots_of_seq;
+  float scale;
 };
-
-// Where 16 bytes of a row lie among rows of `blocks` blocks.
-__device__ __forceinline__ int BlockAt(int row, int block, int blocks) {
-  return (row / 8 * blocks + block) * kBlockBytes + row % 8 * 16;
-}
 
 // The running softmax of a lane's two rows, of the open chunk and in total.
 struct LaneSoftmax {
@@ -249,7 +253,7 @@ class PrefillTile {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[4 * j + 2 * half + i];
-          score = 8 * j + i < seen ? score * a_.p.scale : kMinusInfinity;
+          score = 8 * j + i < seen ? score * a_.scale : kMinusInfinity;
           // A score that is NaN is seen: it must show in the result.
           top = fmaxf(top, score);
         }
@@ -323,47 +327,57 @@ template <int kKeyDim, int kValueDim>
 __global__ __launch_bounds__(kThreads, 1) void PrefillAttentionKernel(
     const __grid_constant__ PrefillArgs a) {
 #if SHOAL_HAS_WARPGROUPS
-  const PagedAttentionParams& p = a.p;
   PrefillTile<kKeyDim, kValueDim> tile(a, DynamicShared());
   for (int64_t item = blockIdx.x;; item += gridDim.x) {
-    SequenceTile place = a.tiles.Find(item / p.num_kv_heads);
+    SequenceTile place = a.tiles.Find(item / a.num_kv_heads);
     if (place.seq < 0) return;
     // Those with the most keys come first.
     place.tile = a.tiles.TilesOf(place.q_len) - 1 - place.tile;
-    const auto kv_head = static_cast<int32_t>(item % p.num_kv_heads);
+    const auto kv_head = static_cast<int32_t>(item % a.num_kv_heads);
     const int32_t first = place.tile * kRows;
     const int32_t left = place.q_len * a.group - first;
     const int32_t num_rows = left < kRows ? left : kRows;
     // Row r: a token and a head of the kv head's group.
     const auto row_at = [&](int32_t r) {
       const int64_t token = place.first_token + (first + r) / a.group;
-      return token * p.num_heads + kv_head * a.group + (first + r) % a.group;
+      return token * a.num_heads + a.first_head + kv_head * a.group +
+             (first + r) % a.group;
     };
-    const int32_t old_keys = p.context_lens[place.seq] - place.q_len;
+    const int32_t old_keys = a.context_lens[place.seq] - place.q_len;
     const auto keys_of = [&](int32_t r) {
       return r < num_rows ? old_keys + (first + r) / a.group + 1 : 0;
     };
-    const int32_t* table = p.block_tables + int64_t{place.seq} * p.max_blocks;
+    const int32_t* table = a.block_tables + int64_t{place.seq} * a.max_blocks;
     const int32_t limit[2] = {keys_of(tile.first_row()),
                               keys_of(tile.first_row() + 8)};
     tile.Run(
         [&](int32_t r) -> const float* {
-          return r < num_rows ? p.q + row_at(r) * p.head_dim : nullptr;
+          return r < num_rows ? a.q + row_at(r) * kKeyDim : nullptr;
         },
         [&](int32_t j) {
-          const int64_t slot = int64_t{table[j / p.block_size]} * p.block_size +
-                               j % p.block_size;
-          return slot * p.num_kv_heads + kv_head;
+          const int64_t slot =
+              a.block_tables == nullptr
+                  ? place.seq * a.slots_of_seq + j
+                  : int64_t{table[j / a.block_size]} * a.block_size +
+                        j % a.block_size;
+          return slot * a.num_kv_heads + kv_head;
         },
         limit, keys_of(num_rows - 1));
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int32_t r = tile.first_row() + 8 * i;
-      if (r < num_rows) tile.Write(i, p.out + row_at(r) * p.v_dim);
+      if (r < num_rows) tile.Write(i, a.out + row_at(r) * kValueDim);
     }
     __syncthreads();  // queries are written anew
   }
 #endif
+}
+
+template <int kKeyDim, int kValueDim>
+void Launch(LaunchContext& context, const PrefillArgs& args) {
+  context.Launch(PrefillAttentionKernel<kKeyDim, kValueDim>,
+                 dim3(static_cast<unsigned>(context.num_multiprocessors())),
+                 kThreads, PrefillTile<kKeyDim, kValueDim>::kSharedBytes, args);
 }
 
 }  // namespace
@@ -380,22 +394,43 @@ bool FitsPrefillAttention(const PagedAttentionParams& p) {
 
 void PrefillAttention(LaunchContext& context, const PagedAttentionParams& p,
                       int32_t least_rows) {
-  PrefillArgs a;
-  a.p = p;
+  PrefillArgs a = {};
+  a.q = p.q;
+  a.out = p.out;
+  a.num_heads = p.num_heads;
+  a.num_kv_heads = p.num_kv_heads;
+  a.group = p.num_heads / p.num_kv_heads;
   a.keys = static_cast<const uint16_t*>(p.k_cache.data);
   a.values = static_cast<const uint16_t*>(p.v_cache.data);
-  a.group = p.num_heads / p.num_kv_heads;
   a.tiles = {p.cu_seqlens_q, p.num_seqs, a.group, kRows, least_rows};
-  const auto launch = [&]<int kDim>() {
-    context.Launch(PrefillAttentionKernel<kDim, kDim>,
-                   dim3(static_cast<unsigned>(context.num_multiprocessors())),
-                   kThreads, PrefillTile<kDim, kDim>::kSharedBytes, a);
-  };
+  a.context_lens = p.context_lens;
+  a.block_tables = p.block_tables;
+  a.max_blocks = p.max_blocks;
+  a.block_size = p.block_size;
+  a.scale = p.scale;
   if (p.v_dim == 64) {
-    launch.template operator()<64>();
+    Launch<64, 64>(context, a);
   } else {
-    launch.template operator()<128>();
+    Launch<128, 128>(context, a);
   }
+}
+
+void ExpandedAttention(LaunchContext& context, const LatentAttentionParams& p,
+                       const ExpandedRows& rows, int32_t num_heads) {
+  PrefillArgs a = {};
+  a.q = p.q;
+  a.out = p.out;
+  a.num_heads = num_heads;
+  a.first_head = rows.first_head;
+  a.num_kv_heads = rows.num_heads;
+  a.group = 1;
+  a.keys = rows.keys;
+  a.values = rows.values;
+  a.tiles = {p.cu_seqlens_q, p.num_seqs, 1, kRows};
+  a.context_lens = p.context_lens;
+  a.slots_of_seq = rows.slots_of_seq;
+  a.scale = p.scale;
+  Launch<ExpandedRows::kKeyDim, ExpandedRows::kValueDim>(context, a);
 }
 
 }  // namespace shoal::cuda

@@ -32,6 +32,13 @@ struct SharedTile {
   uint32_t half_stride, column_stride;
 };
 
+inline constexpr int kBlockBytes = 128;
+
+// Where 16 bytes of a row lie among rows of `blocks` blocks.
+__device__ __forceinline__ int BlockAt(int row, int block, int blocks) {
+  return (row / 8 * blocks + block) * kBlockBytes + row % 8 * 16;
+}
+
 #if defined(__CUDACC__)
 #if SHOAL_HAS_WARPGROUPS
 namespace warpgroup {

@@ -227,6 +227,10 @@ void RegisterAttention() {
   }
   RegisterBench("expanded/512/512",
                 [](benchmark::State& state) { Expanded(state, 512, 512); });
+  if (!OnHost()) {
+    RegisterBench("expanded/8192/2048",
+                  [](benchmark::State& state) { Expanded(state, 8192, 2048); });
+  }
   for (const int32_t visible : {2049, 32768}) {
     RegisterBench("indexer/" + std::to_string(visible),
                   [=](benchmark::State& state) { Indexer(state, visible); });

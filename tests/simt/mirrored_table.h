@@ -17,6 +17,9 @@ class MirroredTable : public KernelTable {
 
   std::string_view name() const override { return inner_->name(); }
   int num_threads() const override { return inner_->num_threads(); }
+  Precision rounded_head_precision() const override {
+    return inner_->rounded_head_precision();
+  }
   bool memory_is_host() const override { return false; }
   int64_t FreeBytes() const override { return inner_->FreeBytes(); }
   absl::StatusOr<std::unique_ptr<DeviceBuffer>> Allocate(
