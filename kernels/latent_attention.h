@@ -16,10 +16,13 @@ namespace shoal {
 // What new tokens bring, all between projections and attention in one op:
 //   cache[slot_mapping[t]] = [norm ⊙ c · rsqrt(mean(c²) + eps) | rope(r)]
 // for latent[t] = [c (rank values) | r (rope_dim values)], slot -1 skipping the
-// row; the last rope_dim values of each q[t, h] are rotated in place. Rotation
-// is that of RopeParams.
+// row; the last rope_dim values of each q[t, h] are rotated in place and, where
+// they are wanted behind absorbed queries too, written to q_rope[t, h].
+// Rotation is that of RopeParams.
 struct LatentWriteParams {
   float* q = nullptr;           // [num_tokens, num_heads, q_dim]
+  float* q_rope = nullptr;      // [num_tokens, num_heads, rope_dim]; or nullptr
+  int64_t q_rope_stride = 0;    // elements from head to head of q_rope
   float* latent = nullptr;      // [num_tokens, rank + rope_dim]; used up
   const float* norm = nullptr;  // [rank]
   const float* cos = nullptr;   // [num_tokens, rope_dim / 2]

@@ -79,8 +79,7 @@ struct LinearParams {
 };
 
 // One product a head, with inputs and outputs that are parts of wider rows:
-//   out[t, h, o] = Σ_i in[t, h, i] · W_h[o, i]             for o < out_features
-//   out[t, h, out_features + i] = in[t, h, in_features + i]      for i < tail
+//   out[t, h, o] = Σ_i in[t, h, i] · W_h[o, i]
 // where head h of token t lies at t · token_stride + h · head_stride. In f32
 // whatever the precision weights were packed with (MLA's absorbed projections
 // are roundings that the plain form does not have).
@@ -91,7 +90,6 @@ struct HeadLinearParams {
   // One a head, of one shape and of a float type.
   std::span<const PackedMatrix* const> weights;
   int64_t num_tokens = 0;
-  int64_t tail = 0;  // values copied behind the product
   float* out = nullptr;
   int64_t out_token_stride = 0;
   int64_t out_head_stride = 0;

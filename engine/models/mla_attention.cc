@@ -118,7 +118,7 @@ bool MlaAttention::Expands(const StepBatch& batch, int32_t seq) const {
       batch.context_lens[seq]);
 }
 
-// q into the latent's space.
+// q into the latent's space, in front of what LatentWrite() rotated.
 void MlaAttention::Absorb(const StepContext& step, const Rows& rows,
                           const Run& run) {
   const int64_t heads = config_.num_attention_heads;
@@ -131,7 +131,6 @@ void MlaAttention::Absorb(const StepContext& step, const Rows& rows,
   absorb.in_head_stride = q_dim;
   absorb.weights = k_weights_;
   absorb.num_tokens = step.batch.cu_seqlens_q[run.last] - first;
-  absorb.tail = config_.qk_rope_head_dim;
   absorb.out = rows.absorbed + first * heads * row;
   absorb.out_token_stride = heads * row;
   absorb.out_head_stride = row;
@@ -278,6 +277,8 @@ absl::Status MlaAttention::Forward(const StepContext& step, const float* x,
   const TensorView cache = step.cache.tensor(0, layer_);
   LatentWriteParams write;
   write.q = q;
+  write.q_rope = absorbed + rank;
+  write.q_rope_stride = row;
   write.latent = latent;
   write.norm = kv_a_norm_.data();
   write.cos = step.inputs.rope.cos;

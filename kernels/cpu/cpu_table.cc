@@ -237,10 +237,8 @@ void CpuKernelTable::HeadLinear(const HeadLinearParams& params) {
       const float* in = params.in + h * params.in_head_stride;
       float* out = params.out + h * params.out_head_stride;
       for (int64_t t = 0; t < params.num_tokens; ++t) {
-        const float* row = in + t * params.in_token_stride;
-        std::copy_n(row, in_features, rows + t * in_features);
-        std::copy_n(row + in_features, params.tail,
-                    out + t * params.out_token_stride + out_features);
+        std::copy_n(in + t * params.in_token_stride, in_features,
+                    rows + t * in_features);
       }
       ops_.float_linear(matrix.floats(), rows, params.num_tokens,
                         {nullptr, out, params.out_token_stride, false}, 0,
@@ -265,6 +263,18 @@ void CpuKernelTable::CacheWrite(const CacheWriteParams& params) {
         ops_.fill_cache_tiles(params, begin, end, Scratch(thread, scratch));
       });
 }
+
+namespace {
+
+// What is rotated of tokens [begin, end) to where it is wanted too.
+void CopyRotated(const LatentWriteParams& p, int64_t begin, int64_t end) {
+  for (int64_t i = begin * p.num_heads; i < end * p.num_heads; ++i) {
+    std::copy_n(p.q + (i + 1) * p.q_dim - p.rope_dim, p.rope_dim,
+                p.q_rope + i * p.q_rope_stride);
+  }
+}
+
+}  // namespace
 
 void CpuKernelTable::LatentWrite(const LatentWriteParams& params) {
   const int64_t row = params.cache.dim(1);
@@ -296,6 +306,7 @@ void CpuKernelTable::LatentWrite(const LatentWriteParams& params) {
             ops_.rms_norm(norm, begin, end);
             ops_.rope(latent, begin, end);
             ops_.rope(q, begin, end);
+            if (params.q_rope != nullptr) CopyRotated(params, begin, end);
             ops_.cache_write(write, begin, end);
           });
 }

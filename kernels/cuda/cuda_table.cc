@@ -305,17 +305,6 @@ void CudaKernelTable::HeadLinear(const HeadLinearParams& params) {
   product.out_group_stride = params.out_head_stride;
   product.num_rows = params.num_tokens;
   RunProduct(context_, product);
-  HeadTails tails;
-  tails.in = params.in + shape.in_features;
-  tails.out = params.out + shape.out_features;
-  tails.in_token_stride = params.in_token_stride;
-  tails.in_head_stride = params.in_head_stride;
-  tails.out_token_stride = params.out_token_stride;
-  tails.out_head_stride = params.out_head_stride;
-  tails.num_tokens = params.num_tokens;
-  tails.num_heads = product.num_groups;
-  tails.tail = params.tail;
-  CopyTails(context_, tails);
 }
 
 void CudaKernelTable::LatentAttention(const LatentAttentionParams& params) {

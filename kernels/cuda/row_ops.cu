@@ -157,6 +157,8 @@ __global__ void CacheWriteKernel(CacheWriteArgs p) {
 
 struct LatentWriteArgs {
   float* q;
+  float* q_rope;
+  int64_t q_rope_stride;
   float* latent;
   const float* norm;
   const float* cos;
@@ -204,6 +206,11 @@ __global__ void LatentWriteKernel(LatentWriteArgs p) {
     if (!of_latent) {
       x[first] = rotated.x;
       x[second] = rotated.y;
+      if (p.q_rope != nullptr) {
+        float* copy = p.q_rope + (token * p.num_heads + head) * p.q_rope_stride;
+        copy[first] = rotated.x;
+        copy[second] = rotated.y;
+      }
     } else if (slot >= 0) {
       const int64_t at = slot * width + p.rank;
       StoreElement(p.cache, p.dtype, at + first, rotated.x);
@@ -303,13 +310,11 @@ void CacheWrite(LaunchContext& context, const CacheWriteParams& p) {
 void LatentWrite(LaunchContext& context, const LatentWriteParams& p) {
   if (p.num_tokens == 0) return;
   const int64_t width = p.cache.dim(1);
-  const LatentWriteArgs args = {p.q,          p.latent,
-                                p.norm,       p.cos,
-                                p.sin,        p.slot_mapping,
-                                p.cache.data, p.cache.dtype,
-                                p.layout,     width - p.rope_dim,
-                                p.rope_dim,   p.num_heads,
-                                p.q_dim,      p.eps};
+  const LatentWriteArgs args = {
+      p.q,          p.q_rope,      p.q_rope_stride, p.latent,
+      p.norm,       p.cos,         p.sin,           p.slot_mapping,
+      p.cache.data, p.cache.dtype, p.layout,        width - p.rope_dim,
+      p.rope_dim,   p.num_heads,   p.q_dim,         p.eps};
   context.Launch(LatentWriteKernel, dim3(static_cast<unsigned>(p.num_tokens)),
                  RowThreads(width), 0, args);
 }

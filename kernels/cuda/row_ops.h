@@ -23,8 +23,8 @@ void Add(LaunchContext& context, const float* in, int64_t n, float* out);
 void CacheWrite(LaunchContext& context, const CacheWriteParams& params);
 void LatentWrite(LaunchContext& context, const LatentWriteParams& params);
 void CopyRows(LaunchContext& context, const CopyRowsParams& params);
-// The last `tail` values of every head: what HeadLinear copies. `in` and `out`
-// are the first tails; strides in floats.
+// The last `tail` values of every head, to be copied. `in` and `out` are the
+// first tails; strides in floats.
 struct HeadTails {
   const float* in = nullptr;
   float* out = nullptr;

@@ -102,10 +102,8 @@ void CheckedTable::HeadLinear(const HeadLinearParams& p) {
   const PackedMatrix& weight = *p.weights.front();
   const int64_t in = Extent(heads, p.in_head_stride, weight.in_features());
   const int64_t out = Extent(heads, p.out_head_stride, weight.out_features());
-  access.Array("in", p.in,
-               Extent(p.num_tokens, p.in_token_stride, in + p.tail));
-  access.Array("out", p.out,
-               Extent(p.num_tokens, p.out_token_stride, out + p.tail));
+  access.Array("in", p.in, Extent(p.num_tokens, p.in_token_stride, in));
+  access.Array("out", p.out, Extent(p.num_tokens, p.out_token_stride, out));
   inner_->HeadLinear(p);
 }
 
@@ -187,6 +185,11 @@ void CheckedTable::LatentWrite(const LatentWriteParams& p) {
   Access access(*memory_, "LatentWrite");
   const int64_t row = p.cache.dim(1);
   access.Array("q", p.q, p.num_tokens * p.num_heads * p.q_dim);
+  if (p.q_rope != nullptr) {
+    access.Array(
+        "q_rope", p.q_rope,
+        Extent(p.num_tokens * p.num_heads, p.q_rope_stride, p.rope_dim));
+  }
   access.Array("latent", p.latent, p.num_tokens * row);
   access.Array("norm", p.norm, row - p.rope_dim);
   access.Array("cos", p.cos, p.num_tokens * p.rope_dim / 2);

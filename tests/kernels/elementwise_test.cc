@@ -218,6 +218,9 @@ TEST_P(ElementwiseTest, LatentWrite) {
                                      std::pair<int64_t, int64_t>{70, 16}}) {
       const int64_t row = rank + rope, q_dim = kNope + rope, half = rope / 2;
       std::vector<float> q = random.Normals(kTokens * kHeads * q_dim);
+      // The heads' rotated values, apart and with others around them.
+      const bool apart = rank == 24;
+      std::vector<float> q_rope(kTokens * kHeads * (rope + 5) + 3, 4.0f);
       std::vector<float> latent = random.Normals(kTokens * row, 2.0f);
       const std::vector<float> norm = random.Normals(rank);
       const std::vector<float> cos = random.Normals(kTokens * half);
@@ -250,6 +253,8 @@ TEST_P(ElementwiseTest, LatentWrite) {
       }
       LatentWriteParams params;
       params.q = q.data();
+      params.q_rope = apart ? q_rope.data() + 3 : nullptr;
+      params.q_rope_stride = rope + 5;
       params.latent = latent.data();
       params.norm = norm.data();
       params.cos = cos.data();
@@ -265,6 +270,14 @@ TEST_P(ElementwiseTest, LatentWrite) {
       table_->LatentWrite(params);
       for (size_t i = 0; i < q.size(); ++i) {
         ASSERT_NEAR(q[i], expected_q[i], 1e-5) << i;
+      }
+      for (size_t i = 0; i < q_rope.size(); ++i) {
+        const int64_t at = static_cast<int64_t>(i) - 3;
+        const bool copied = apart && at >= 0 && at % (rope + 5) < rope;
+        ASSERT_EQ(q_rope[i],
+                  copied ? q[at / (rope + 5) * q_dim + kNope + at % (rope + 5)]
+                         : 4.0f)
+            << i;
       }
       for (size_t i = 0; i < cache.size(); ++i) {
         ASSERT_NEAR(cache[i], expected[i], 1e-5) << i;

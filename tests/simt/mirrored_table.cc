@@ -42,12 +42,12 @@ void MirroredTable::HeadLinear(const HeadLinearParams& params) {
   const auto heads = static_cast<int64_t>(p.weights.size());
   const PackedMatrix& weight = *p.weights.front();
   Mirror mirror(*inner_);
-  mirror.In(p.in, Extent(p.num_tokens, p.in_token_stride,
-                         Extent(heads, p.in_head_stride,
-                                weight.in_features() + p.tail)));
-  mirror.Out(p.out, Extent(p.num_tokens, p.out_token_stride,
-                           Extent(heads, p.out_head_stride,
-                                  weight.out_features() + p.tail)));
+  mirror.In(p.in,
+            Extent(p.num_tokens, p.in_token_stride,
+                   Extent(heads, p.in_head_stride, weight.in_features())));
+  mirror.Out(p.out,
+             Extent(p.num_tokens, p.out_token_stride,
+                    Extent(heads, p.out_head_stride, weight.out_features())));
   mirror.Send();
   p.in = mirror.At(p.in);
   p.out = mirror.At(p.out);
@@ -168,6 +168,10 @@ void MirroredTable::LatentWrite(const LatentWriteParams& params) {
   auto* cache = static_cast<uint8_t*>(p.cache.data);
   Mirror mirror(*inner_);
   mirror.Out(p.q, p.num_tokens * p.num_heads * p.q_dim);
+  if (p.q_rope != nullptr) {
+    mirror.Out(p.q_rope,
+               Extent(p.num_tokens * p.num_heads, p.q_rope_stride, p.rope_dim));
+  }
   mirror.Out(p.latent, p.num_tokens * row);
   mirror.In(p.norm, row - p.rope_dim);
   mirror.In(p.cos, p.num_tokens * p.rope_dim / 2);
@@ -176,6 +180,7 @@ void MirroredTable::LatentWrite(const LatentWriteParams& params) {
   mirror.Out(cache, p.cache.bytes());
   mirror.Send();
   p.q = mirror.At(p.q);
+  p.q_rope = mirror.At(p.q_rope);
   p.latent = mirror.At(p.latent);
   p.norm = mirror.At(p.norm);
   p.cos = mirror.At(p.cos);
