@@ -46,11 +46,12 @@ __device__ __forceinline__ void CopyBlocks(uint8_t* to, const From& from) {
   for (int first = 0; first < kNumRows; first += 8 * kWarps) {
     const int row = first + 8 * warp + lane % 8;
     const uint16_t* source = from(row);
+    const bool there = source != nullptr;
 #pragma unroll
     for (int i = 0; i < kBlocks; i += 4) {
       const int block = i + lane / 8;
-      CopyAsync16(to + BlockAt(row, block, kBlocks), source + 8 * block,
-                  source == nullptr);
+      CopyAsync16(to + BlockAt(row, block, kBlocks),
+                  there ? source + 8 * block : nullptr, !there);
     }
   }
 }

@@ -142,6 +142,31 @@ TEST_P(MoeTest, RoutesAsTheReference) {
   }
 }
 
+// What tokens chose of which experts.
+struct Choices {
+  const std::vector<float>& x;        // [tokens, hidden]
+  const std::vector<int32_t>& ids;    // [tokens, top_k]
+  const std::vector<float>& factors;  // like ids
+  const std::vector<ExpertWeights>& weights;
+  int64_t hidden, inner;
+  int32_t top_k;
+
+  // Of `count` tokens from `first` on.
+  MoeExpertsParams Params(int64_t first, int64_t count, float* out) const {
+    MoeExpertsParams params;
+    params.in = x.data() + first * hidden;
+    params.expert_ids = ids.data() + first * top_k;
+    params.expert_weights = factors.data() + first * top_k;
+    params.experts = weights;
+    params.num_tokens = count;
+    params.top_k = top_k;
+    params.hidden_size = hidden;
+    params.intermediate_size = inner;
+    params.out = out;
+    return params;
+  }
+};
+
 struct ExpertCase {
   DType dtype;
   Precision precision;
@@ -188,20 +213,12 @@ TEST_P(MoeTest, ExpertsAsTheReferenceAndAloneAsInABatch) {
       factors.push_back(random.Normal());
       factors.push_back(random.Normal());
     }
+    const Choices choices = {x, ids, factors, weights, hidden, inner, top_k};
     const auto run = [&](int64_t first, int64_t count) {
       std::vector<float> out(base.begin() + first * hidden,
                              base.begin() + (first + count) * hidden);
-      MoeExpertsParams params;
-      params.in = x.data() + first * hidden;
-      params.expert_ids = ids.data() + first * top_k;
-      params.expert_weights = factors.data() + first * top_k;
-      params.experts = weights;
-      params.num_tokens = count;
-      params.top_k = top_k;
-      params.hidden_size = hidden;
-      params.intermediate_size = inner;
+      MoeExpertsParams params = choices.Params(first, count, out.data());
       params.swiglu_limit = c.limit;
-      params.out = out.data();
       table_->MoeExperts(params);
       return out;
     };
@@ -288,19 +305,10 @@ TEST_P(MoeTest, ManyTokensAreEachAsAlone) {
       ids.push_back(0);
       ids.push_back(static_cast<int32_t>(random.Integer(1, experts - 2)));
     }
+    const Choices choices = {x, ids, factors, weights, hidden, inner, top_k};
     const auto run = [&](int64_t first, int64_t count) {
       std::vector<float> out(count * hidden, 1.0f);
-      MoeExpertsParams params;
-      params.in = x.data() + first * hidden;
-      params.expert_ids = ids.data() + first * top_k;
-      params.expert_weights = factors.data() + first * top_k;
-      params.experts = weights;
-      params.num_tokens = count;
-      params.top_k = top_k;
-      params.hidden_size = hidden;
-      params.intermediate_size = inner;
-      params.out = out.data();
-      table_->MoeExperts(params);
+      table_->MoeExperts(choices.Params(first, count, out.data()));
       return out;
     };
     const std::vector<float> out = run(0, tokens);
