@@ -92,7 +92,7 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
   attention.block_tables = step.inputs.block_tables;
   attention.out = attended;
   attention.num_seqs = step.batch.num_seqs();
-  attention.max_seqlen_q = step.batch.max_seqlen_q();
+  attention.max_seqlen_q = step.inputs.max_seqlen_q;
   attention.max_blocks = step.batch.max_blocks;
   attention.block_size = static_cast<int32_t>(block_size);
   attention.num_heads = static_cast<int32_t>(num_heads);

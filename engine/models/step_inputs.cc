@@ -42,6 +42,7 @@ StepInputs StageBatch(const StepBatch& batch, const RotaryEmbedding& rope,
   inputs.positions = staging.Copy(batch.positions);
   inputs.slot_mapping = staging.Copy(batch.slot_mapping);
   inputs.cu_seqlens_q = staging.Copy(batch.cu_seqlens_q);
+  inputs.max_seqlen_q = batch.max_seqlen_q();
   inputs.context_lens = staging.Copy(batch.context_lens);
   inputs.block_tables = staging.Copy(batch.block_tables);
   inputs.state_slots = staging.Copy(batch.state_slots);

@@ -25,6 +25,7 @@ struct StepInputs {
   const int32_t* positions = nullptr;
   const int64_t* slot_mapping = nullptr;
   const int32_t* cu_seqlens_q = nullptr;
+  int32_t max_seqlen_q = 0;  // StepBatch::max_seqlen_q()
   const int32_t* context_lens = nullptr;
   const int32_t* block_tables = nullptr;
   const int32_t* state_slots = nullptr;
