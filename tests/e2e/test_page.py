@@ -115,14 +115,23 @@ def test_dark_where_the_reader_likes_it(server, browser):
 
 def test_markup_from_model_and_user_stays_text(server, browser):
     browser.get(server.url + "/")
-    wait = WebDriverWait(browser, 30, poll_frequency=0.05)
-    browser.find_element(By.ID, "prompt").send_keys(
-        "Repeat: <img src=x onerror=\"document.title='owned'\">"
+    markup = "<img src=x onerror=\"document.title='owned'\">"
+    # A model that says just that, in Markdown's several places.
+    reply = f"{markup}\n\n- {markup}\n\n**{markup}**\n\n```\n{markup}\n```\n"
+    event = json.dumps({"choices": [{"delta": {"content": reply}}]})
+    browser.execute_script(
+        "const events = arguments[0];"
+        "window.fetch = async () => new Response(events)",
+        f"data: {event}\n\ndata: [DONE]\n\n",
     )
+    browser.find_element(By.ID, "prompt").send_keys(markup)
     browser.find_element(By.ID, "send").click()
-    wait.until(
-        lambda b: b.find_elements(By.CSS_SELECTOR, "#messages .message.user")
+    content = lambda role: browser.find_element(
+        By.CSS_SELECTOR, f"#messages .message.{role} .content"
     )
+    wait = WebDriverWait(browser, 30, poll_frequency=0.05)
+    wait.until(lambda b: b.find_element(By.ID, "send").is_displayed())
+    assert content("user").text == markup
+    assert content("assistant").text.count(markup) == 4
     assert browser.find_elements(By.CSS_SELECTOR, "#messages img") == []
-    browser.find_element(By.ID, "stop").click()
     assert browser.title != "owned"
