@@ -30,4 +30,11 @@ std::unique_ptr<DeviceFetch> KernelTable::Fetch(const void* device,
   return std::make_unique<FinishedFetch>(std::move(status), std::move(host));
 }
 
+void KernelTable::GatedLinear(const GatedLinearParams& p) {
+  const LinearPart parts[] = {p.gate, p.up};
+  Linear({p.in, p.num_tokens, p.in_features, parts});
+  SiluMul({p.gate.out, p.up.out, p.gate.out, p.num_tokens,
+           p.gate.weight->out_features(), p.limit});
+}
+
 }  // namespace shoal

@@ -113,6 +113,8 @@ class KernelTable {
 
   virtual void Linear(const LinearParams& params) = 0;
   virtual void HeadLinear(const HeadLinearParams& params) = 0;
+  // Linear() and SiluMul(), unless a table can do both at once.
+  virtual void GatedLinear(const GatedLinearParams& params);
   // out[0, n) = 0.
   virtual void Zero(float* out, int64_t n) = 0;
   // out[0, n) += in[0, n).

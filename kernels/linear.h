@@ -78,6 +78,16 @@ struct LinearParams {
   std::span<const LinearPart> parts;  // every weight has in_features columns
 };
 
+// gate.out[t, o] = silu(gate[t, o]) · up[t, o], the two products as above and
+// neither added to what was there. up.out is scratch, written or not.
+struct GatedLinearParams {
+  const float* in = nullptr;  // [num_tokens, in_features]
+  int64_t num_tokens = 0;
+  int64_t in_features = 0;
+  LinearPart gate, up;  // weights of one shape, rows close together
+  float limit = 0;      // as SiluMulParams::limit
+};
+
 // One product a head, with inputs and outputs that are parts of wider rows:
 //   out[t, h, o] = Σ_i in[t, h, i] · W_h[o, i]
 // where head h of token t lies at t · token_stride + h · head_stride. In f32

@@ -27,8 +27,12 @@ enum class GroupScore : uint8_t {
 // Ties go to the lower expert id; chosen experts come out in rising id order,
 // so that later sums have one order. With `forced_ids` selection is skipped.
 struct MoeRouteParams {
-  const float* logits = nullptr;  // [num_tokens, num_experts]
-  const float* bias = nullptr;    // [num_experts] or nullptr; selection only
+  // With a router the logits are made first, as Linear() does:
+  //   logits[t] = router · in[t]
+  const PackedMatrix* router = nullptr;  // [num_experts, hidden] or nullptr
+  const float* in = nullptr;             // [num_tokens, hidden], for the router
+  float* logits = nullptr;               // [num_tokens, num_experts]
+  const float* bias = nullptr;  // [num_experts] or nullptr; selection only
   const int32_t* forced_ids = nullptr;  // [num_tokens, top_k] or nullptr
   int64_t num_tokens = 0;
   int32_t num_experts = 0;

@@ -26,10 +26,12 @@ absl::Status DenseMlp::Forward(const StepContext& step, const float* x,
   const int64_t width = gate_proj_->out_features();
   float* gate = step.scratch;
   float* up = gate + num_tokens * width;
-  const LinearPart gate_up[] = {{gate_proj_.get(), gate_bias_.data(), gate},
-                                {up_proj_.get(), up_bias_.data(), up}};
-  step.kernels.Linear({x, num_tokens, gate_proj_->in_features(), gate_up});
-  step.kernels.SiluMul({gate, up, gate, num_tokens, width, swiglu_limit_});
+  step.kernels.GatedLinear({x,
+                            num_tokens,
+                            gate_proj_->in_features(),
+                            {gate_proj_.get(), gate_bias_.data(), gate},
+                            {up_proj_.get(), up_bias_.data(), up},
+                            swiglu_limit_});
   const LinearPart down[] = {
       {down_proj_.get(), down_bias_.data(), residual, /*accumulate=*/true}};
   step.kernels.Linear({gate, num_tokens, width, down});

@@ -78,9 +78,9 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
     ids = step.expert_load->choices(layer_, num_tokens);
   }
 
-  const LinearPart router[] = {{router_.get(), nullptr, logits}};
-  step.kernels.Linear({x, num_tokens, config_.hidden_size, router});
   MoeRouteParams route = Routing(step);
+  route.router = router_.get();
+  route.in = x;
   route.logits = logits;
   if (!token_experts_.empty()) {
     step.kernels.CopyRows({ConstTensorView(token_experts_.data(), DType::kI32,

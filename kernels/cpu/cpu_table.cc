@@ -155,6 +155,13 @@ class CpuKernelTable : public KernelTable {
             });
   }
   void MoeRoute(const MoeRouteParams& params) override {
+    if (params.router != nullptr) {
+      const LinearPart part = {params.router, nullptr, params.logits};
+      Linear({params.in,
+              params.num_tokens,
+              params.router->in_features(),
+              {&part, 1}});
+    }
     const int64_t scratch = cpu::RouteScratchSize(params);
     pool_.For(params.num_tokens, 32,
               [&](int64_t begin, int64_t end, int thread) {

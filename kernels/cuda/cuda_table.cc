@@ -94,6 +94,7 @@ class CudaKernelTable : public KernelTable {
 
   void Linear(const LinearParams& params) override;
   void HeadLinear(const HeadLinearParams& params) override;
+  void GatedLinear(const GatedLinearParams& params) override;
   void Zero(float* out, int64_t n) override {
     context_.Begin("Zero");
     cuda::Zero(context_, out, n);
@@ -159,10 +160,7 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("HyperExpand");
     cuda::HyperExpand(context_, params);
   }
-  void MoeRoute(const MoeRouteParams& params) override {
-    context_.Begin("MoeRoute");
-    cuda::MoeRoute(context_, params);
-  }
+  void MoeRoute(const MoeRouteParams& params) override;
   void MoeExperts(const MoeExpertsParams& params) override;
   void Sample(const SampleParams& params) override {
     context_.Begin("Sample");
@@ -266,24 +264,39 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaKernelTable::Pack(
                                       std::move(scales));
 }
 
+// One of an op's products of `num_tokens` rows of `in`.
+GroupedProduct ProductOf(const LinearPart& part, const float* in,
+                         int64_t num_tokens) {
+  const CudaMatrix& matrix = AsCuda(part.weight);
+  GroupedProduct product;
+  product.shape = matrix.shape();
+  product.one = matrix.pointers();
+  product.in = in;
+  product.in_stride = matrix.in_features();
+  product.bias = part.bias;
+  product.out = part.out;
+  product.out_stride =
+      part.out_stride > 0 ? part.out_stride : matrix.out_features();
+  product.accumulate = part.accumulate;
+  product.num_rows = num_tokens;
+  return product;
+}
+
 void CudaKernelTable::Linear(const LinearParams& params) {
   context_.Begin("Linear");
   products_.clear();
   for (const LinearPart& part : params.parts) {
-    const CudaMatrix& matrix = AsCuda(part.weight);
-    GroupedProduct& product = products_.emplace_back();
-    product.shape = matrix.shape();
-    product.one = matrix.pointers();
-    product.in = params.in;
-    product.in_stride = params.in_features;
-    product.bias = part.bias;
-    product.out = part.out;
-    product.out_stride =
-        part.out_stride > 0 ? part.out_stride : matrix.out_features();
-    product.accumulate = part.accumulate;
-    product.num_rows = params.num_tokens;
+    products_.push_back(ProductOf(part, params.in, params.num_tokens));
   }
   RunProducts(context_, products_);
+}
+
+void CudaKernelTable::GatedLinear(const GatedLinearParams& params) {
+  context_.Begin("GatedLinear");
+  RunGatedProducts(context_,
+                   ProductOf(params.gate, params.in, params.num_tokens),
+                   ProductOf(params.up, params.in, params.num_tokens),
+                   params.limit, nullptr);
 }
 
 void CudaKernelTable::HeadLinear(const HeadLinearParams& params) {
@@ -324,6 +337,17 @@ void CudaKernelTable::LatentAttention(const LatentAttentionParams& params) {
   weights.v = weights.k + heads;
   weights.num_heads = static_cast<int32_t>(heads);
   cuda::LatentAttention(context_, params, weights);
+}
+
+void CudaKernelTable::MoeRoute(const MoeRouteParams& params) {
+  context_.Begin("MoeRoute");
+  if (params.router == nullptr) {
+    cuda::MoeRoute(context_, params, nullptr);
+    return;
+  }
+  const GroupedProduct router = ProductOf(
+      {params.router, nullptr, params.logits}, params.in, params.num_tokens);
+  cuda::MoeRoute(context_, params, &router);
 }
 
 void CudaKernelTable::MoeExperts(const MoeExpertsParams& params) {

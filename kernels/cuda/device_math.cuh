@@ -64,6 +64,32 @@ __device__ __forceinline__ T BlockSum(T x, T* partial) {
   return sum;
 }
 
+// Whether this thread block is the last of `num_blocks` that come here; what
+// the others wrote before is there for it then. Every thread gets it. `counter`
+// is zero before and after.
+__device__ __forceinline__ bool LastBlock(unsigned* counter,
+                                          unsigned num_blocks) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    last = atomicAdd(counter, 1u) + 1 == num_blocks;
+    if (last) *counter = 0;
+  }
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+// silu(gate) · up, as SiluMulParams has it.
+__device__ __forceinline__ float Gated(float gate, float up, float limit) {
+  if (limit > 0) {
+    gate = gate > limit ? limit : gate;  // NaN stays
+    up = up > limit ? limit : up < -limit ? -limit : up;
+  }
+  return gate / (1.0f + expf(-gate)) * up;
+}
+
 __device__ __forceinline__ float WidenF16(uint16_t bits) {
   return __half2float(__ushort_as_half(bits));
 }

@@ -8,12 +8,19 @@ LaunchContext::LaunchContext() {
   Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   Check(cudaDeviceGetAttribute(&num_multiprocessors_,
                                cudaDevAttrMultiProcessorCount, 0));
+  constexpr size_t kBytes = kCounters * sizeof(unsigned);
+  void* counters = nullptr;
+  if (Check(cudaMalloc(&counters, kBytes))) {
+    counters_ = static_cast<unsigned*>(counters);
+    Check(cudaMemsetAsync(counters, 0, kBytes, stream_));
+  }
 }
 
 LaunchContext::~LaunchContext() {
   if (stream_ != nullptr) cudaStreamSynchronize(stream_);
   for (const PointerTable& table : tables_) cudaFree(table.device);
   for (const ScratchMemory& scratch : scratch_) cudaFree(scratch.data);
+  cudaFree(counters_);
   if (stream_ != nullptr) cudaStreamDestroy(stream_);
 }
 

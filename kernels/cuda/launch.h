@@ -60,6 +60,11 @@ class LaunchContext {
   // after an error.
   void* Scratch(int64_t bytes, ScratchUse use = ScratchUse::kOp);
 
+  // kCounters counters on the device, all zero between kernels: one that counts
+  // in them leaves them so (LastBlock()).
+  static constexpr int kCounters = 4096;
+  unsigned* counters() const { return counters_; }
+
   // Changes when memory moves that work queued before may have pointed at.
   uint64_t generation() const { return generation_; }
 
@@ -105,7 +110,8 @@ class LaunchContext {
     void* data = nullptr;
     int64_t bytes = 0;
   };
-  ScratchMemory scratch_[3];          // by use
+  ScratchMemory scratch_[3];  // by use
+  unsigned* counters_ = nullptr;
   std::vector<PointerTable> tables_;  // sorted by key
   uint64_t generation_ = 0;
 };

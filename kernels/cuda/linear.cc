@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/row_ops.h"
 
 namespace shoal::cuda {
 
@@ -53,6 +54,27 @@ void RunProducts(LaunchContext& context,
                 RunBlock256TensorProducts(context, parts, rounded));
     products = products.subspan(count);
   }
+}
+
+void RunGatedProducts(LaunchContext& context, GroupedProduct gate,
+                      const GroupedProduct& up, float limit,
+                      const int32_t* num_rows) {
+  // A decode step is short of launches, not of arithmetic: there the product
+  // that has both sums gates one with the other.
+  gate.gates = gate.shape.fast && up.shape.fast &&
+               gate.shape.dtype == up.shape.dtype && !NeedsRoundedInput(gate);
+  gate.gate_limit = limit;
+  const GroupedProduct parts[] = {gate, up};
+  RunProducts(context, parts);
+  if (gate.gates) return;
+  SiluMulParams silu;
+  silu.gate = gate.out;
+  silu.up = up.out;
+  silu.out = gate.out;
+  silu.num_tokens = gate.num_rows;
+  silu.width = gate.shape.out_features;
+  silu.limit = limit;
+  SiluMul(context, silu, num_rows);
 }
 
 }  // namespace shoal::cuda

@@ -1,5 +1,5 @@
-// The exact kernel of linear.h and its launcher. Included by linear_<types>.cu
-// and linear_tensor.cuh only.
+// The exact kernel of linear.h and its launcher. Included by linear_<types>.cu,
+// moe_route.cu and linear_tensor.cuh only.
 #pragma once
 
 #include <algorithm>
@@ -58,12 +58,11 @@ __device__ __forceinline__ void LoadInput8(const float* row, int64_t k,
   }
 }
 
-// Grid: tiles of output features, groups, tiles of tokens. A warp computes
-// kFeatures output features of kTokens rows at a time; lanes stride over units
-// of eight weights.
+// A thread block's part of a product. Grid: tiles of output features, groups,
+// tiles of tokens. A warp computes kFeatures output features of kTokens rows at
+// a time; lanes stride over units of eight weights.
 template <DType kType, int kTokens, int kFeatures>
-__global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
-    const __grid_constant__ ProductArgs args) {
+__device__ __forceinline__ void MultiplyExact(const ProductArgs& args) {
   const GroupedProduct& p = args.p;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
@@ -129,6 +128,12 @@ __global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
       *out = p.accumulate ? *out + mine : mine;
     }
   }
+}
+
+template <DType kType, int kTokens, int kFeatures>
+__global__ __launch_bounds__(kProductWarps* kWarpSize) void ProductKernel(
+    const __grid_constant__ ProductArgs args) {
+  MultiplyExact<kType, kTokens, kFeatures>(args);
 }
 
 template <DType kType, int kTokens, int kFeatures>

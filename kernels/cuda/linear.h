@@ -65,6 +65,11 @@ struct GroupedProduct {
   int64_t out_stride = 0;
   int64_t out_group_stride = 0;
   bool accumulate = false;
+  // Of the first of two parts, which have one shape: its sums gate the other's,
+  // out = silu(first) ⊙ second with SiluMulParams::limit. RunGatedProducts()
+  // sets it.
+  bool gates = false;
+  float gate_limit = 0;
   int64_t num_rows = 0;  // of every group; of all together with `tiles`
 
   // Groups that have rows of their own (experts), in tiles of at most
@@ -108,6 +113,11 @@ void RunProduct(LaunchContext& context, const GroupedProduct& product);
 // allow it.
 void RunProducts(LaunchContext& context,
                  std::span<const GroupedProduct> products);
+// gate.out = silu(gate) ⊙ up, the two products as above; up.out is scratch.
+// With `num_rows` (on the device) only the first *num_rows rows matter.
+void RunGatedProducts(LaunchContext& context, GroupedProduct gate,
+                      const GroupedProduct& up, float limit,
+                      const int32_t* num_rows);
 bool IsProductType(DType dtype);
 
 // Fast products of one launch: at most kMostParts, of one type, of the same

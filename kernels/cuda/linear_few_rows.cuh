@@ -34,16 +34,20 @@ __global__ __launch_bounds__(
   const int warp = threadIdx.x / kWarpSize;
   const GroupRows rows(p, blockIdx.y);
   if (rows.count == 0) return;
-  const WeightPointers weight =
-      p.groups != nullptr ? p.groups[rows.group] : p.one;
-  const int64_t first_feature = int64_t{tile} * kFeatureTiles * 16;
+  // Where the first part gates the second, a tile of features is either's.
+  const int64_t next_tile = p.gates ? 0 : 16;
+  const int64_t first_feature =
+      int64_t{tile} * (p.gates ? 1 : kFeatureTiles) * 16;
   WeightRow<kType> features[kFeatureTiles][2];
 #pragma unroll
   for (int m = 0; m < kFeatureTiles; ++m) {
+    const GroupedProduct& part = p.gates ? set.parts[m].p : p;
+    const WeightPointers weight =
+        part.groups != nullptr ? part.groups[rows.group] : part.one;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       features[m][half] = FeatureRow<kType>(
-          args, weight, first_feature + 16 * m + 8 * half + lane / 4);
+          args, weight, first_feature + next_tile * m + 8 * half + lane / 4);
     }
   }
   const int64_t width = p.shape.in_features;
@@ -126,14 +130,25 @@ __global__ __launch_bounds__(
           sums[v / (4 * kRowTiles)][v / 4 % kRowTiles][v % 4];
     }
     __syncthreads();
-    for (int v = warp; v < kValues; v += kSegments) {
+    const auto sum_of = [&](int v) {
       float sum = 0;
 #pragma unroll
       for (int w = 0; w < kSegments; ++w) sum += partial[w][v][lane];
-      const FeatureOut out(p, rows, first,
-                           first_feature + v / (4 * kRowTiles) * 16 + lane / 4 +
-                               (v % 4 >= 2 ? 8 : 0));
-      out.Write(v / 4 % kRowTiles * 8 + lane % 4 * 2 + v % 2, sum);
+      return sum;
+    };
+    constexpr int kOther = 4 * kRowTiles;  // from a tile's values to the next's
+    for (int v = warp; v < (p.gates ? kOther : kValues); v += kSegments) {
+      const int64_t feature =
+          first_feature + v / kOther * 16 + lane / 4 + (v % 4 >= 2 ? 8 : 0);
+      const int32_t row = v / 4 % kRowTiles * 8 + lane % 4 * 2 + v % 2;
+      const FeatureOut out(p, rows, first, feature);
+      if (p.gates) {
+        const FeatureOut up(set.parts[1].p, rows, first, feature);
+        out.WriteGated(row, sum_of(v), sum_of(v + kOther) + up.bias,
+                       p.gate_limit);
+      } else {
+        out.Write(row, sum_of(v));
+      }
     }
     __syncthreads();
   }

@@ -42,6 +42,12 @@ struct FeatureOut {
     value += bias;
     *out = accumulate ? *out + value : value;
   }
+  // `up` with its own bias.
+  __device__ __forceinline__ void WriteGated(int32_t row, float gate, float up,
+                                             float limit) const {
+    if (row >= count) return;
+    at[row * int64_t{stride}] = Gated(gate + bias, up, limit);
+  }
 };
 
 // A feature's weights, the last one's for those past the end.

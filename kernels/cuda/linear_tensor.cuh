@@ -20,11 +20,15 @@ inline ProductSet MakeProductSet(const ProductParts& parts,
                                  unsigned* num_tiles) {
   ProductSet set;
   int64_t tiles = 0;
+  // Half of a tile is then the other part's, which has none of its own.
+  const bool gated = parts.front().gates;
+  if (gated) features /= 2;
   for (const GroupedProduct& part : parts) {
     ProductArgs& args = set.parts[set.num_parts];
     args = MakeProductArgs(part);
     args.p.rounded = rounded;
     set.first_tile[set.num_parts++] = static_cast<int32_t>(tiles);
+    if (gated && set.num_parts > 1) continue;
     tiles += (part.shape.out_features + features - 1) / features;
   }
   *num_tiles = static_cast<unsigned>(tiles);

@@ -8,7 +8,9 @@
 
 namespace shoal::cuda {
 
-void MoeRoute(LaunchContext& context, const MoeRouteParams& params);
+// `router`: the product that makes the logits, nullptr where they are given.
+void MoeRoute(LaunchContext& context, const MoeRouteParams& params,
+              const GroupedProduct* router);
 
 // One of the three matrices of all experts.
 struct ExpertMatrices {

@@ -92,14 +92,6 @@ __global__ void RopeKernel(RopeParams p) {
   *second = rotated.y;
 }
 
-__device__ __forceinline__ float Gated(float gate, float up, float limit) {
-  if (limit > 0) {
-    gate = gate > limit ? limit : gate;  // NaN stays
-    up = up > limit ? limit : up < -limit ? -limit : up;
-  }
-  return gate / (1.0f + expf(-gate)) * up;
-}
-
 // `num_rows`, if given, lies on the device: rows beyond it are left alone.
 __global__ void SiluMulKernel(SiluMulParams p, const int32_t* num_rows) {
   const int64_t n = (num_rows != nullptr ? *num_rows : p.num_tokens) * p.width;

@@ -107,6 +107,18 @@ void CheckedTable::HeadLinear(const HeadLinearParams& p) {
   inner_->HeadLinear(p);
 }
 
+void CheckedTable::GatedLinear(const GatedLinearParams& p) {
+  if (!Begin()) return;
+  Access access(*memory_, "GatedLinear");
+  access.Array("in", p.in, p.num_tokens * p.in_features);
+  for (const LinearPart* part : {&p.gate, &p.up}) {
+    const int64_t width = part->weight->out_features();
+    access.Optional("bias", part->bias, width);
+    access.Array("out", part->out, p.num_tokens * width);
+  }
+  inner_->GatedLinear(p);
+}
+
 void CheckedTable::Zero(float* out, int64_t n) {
   if (!Begin()) return;
   Access access(*memory_, "Zero");
@@ -316,6 +328,9 @@ void CheckedTable::HyperExpand(const HyperExpandParams& p) {
 void CheckedTable::MoeRoute(const MoeRouteParams& p) {
   if (!Begin()) return;
   Access access(*memory_, "MoeRoute");
+  if (p.router != nullptr) {
+    access.Array("in", p.in, p.num_tokens * p.router->in_features());
+  }
   access.Array("logits", p.logits, p.num_tokens * p.num_experts);
   access.Optional("bias", p.bias, p.num_experts);
   access.Optional("forced_ids", p.forced_ids, p.num_tokens * p.top_k);

@@ -368,6 +368,43 @@ TEST_P(LinearTest, PartsShareInputWithBiasAndAccumulate) {
   }
 }
 
+// The bits of the ops that it stands for.
+TEST_P(LinearTest, GatedIsTwoProductsAndSiluMul) {
+  Random random(15);
+  for (const DType dtype : {DType::kBF16, DType::kQ4_0, DType::kF8E4M3}) {
+    for (const Precision precision : {Precision::kExact, Precision::kFast}) {
+      const int64_t width = 160, rows = 41;
+      const StoredWeight stored[] = {MakeWeight(dtype, rows, width, random),
+                                     MakeWeight(dtype, rows, width, random)};
+      const auto gate = Pack(stored[0], precision);
+      const auto up = Pack(stored[1], precision);
+      const auto biases = random.Normals(2 * rows);
+      for (const int64_t tokens : {1, 8, 9, 32, 33}) {
+        for (const float limit : {0.0f, 0.5f}) {
+          SCOPED_TRACE(testing::Message()
+                       << DTypeName(dtype) << " tokens " << tokens);
+          const bool with_bias = tokens % 2 == 1;
+          const std::vector<float> in = random.Normals(tokens * width);
+          std::vector<float> gates(tokens * rows, NAN), ups = gates,
+                                                        expected = gates;
+          LinearPart parts[] = {
+              {gate.get(), with_bias ? biases.data() : nullptr,
+               expected.data()},
+              {up.get(), with_bias ? biases.data() + rows : nullptr,
+               ups.data()}};
+          table_->Linear({in.data(), tokens, width, parts});
+          table_->SiluMul({expected.data(), ups.data(), expected.data(), tokens,
+                           rows, limit});
+          parts[0].out = gates.data();
+          table_->GatedLinear(
+              {in.data(), tokens, width, parts[0], parts[1], limit});
+          EXPECT_EQ(gates, expected);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(LinearTest, RowDoesNotDependOnBatchOrThreads) {
   Random random(6);
   const auto single = MakeSingle();

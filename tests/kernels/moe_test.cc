@@ -97,7 +97,7 @@ TEST_P(MoeTest, RoutesAsTheReference) {
   for (const RouteCase& c : cases) {
     for (const bool forced : {false, true}) {
       const int64_t tokens = 37;
-      const auto logits = random.Normals(tokens * c.experts, 2.0f);
+      auto logits = random.Normals(tokens * c.experts, 2.0f);
       const auto bias = random.Normals(c.experts, 0.3f);
       std::vector<int32_t> forced_ids;
       for (int64_t t = 0; t < tokens; ++t) {
@@ -137,6 +137,56 @@ TEST_P(MoeTest, RoutesAsTheReference) {
           ASSERT_EQ(got[k].first, expected[k].first) << "token " << t;
           ASSERT_NEAR(got[k].second, expected[k].second, 1e-5 * c.factor);
         }
+      }
+    }
+  }
+}
+
+// With a router, few tokens or many: what two ops give.
+TEST_P(MoeTest, RouterMakesTheLogits) {
+  Random random(24);
+  const int64_t hidden = 96;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kQ8_0}) {
+    for (const int32_t experts : {7, 64}) {
+      const StoredWeight stored = MakeWeight(dtype, experts, hidden, random);
+      const auto router = table_->Pack(stored.view, Precision::kExact);
+      ASSERT_TRUE(router.ok()) << router.status();
+      const auto bias = random.Normals(experts, 0.3f);
+      for (const int64_t tokens : {1, 2, 8, 9, 37}) {
+        SCOPED_TRACE(testing::Message() << DTypeName(dtype) << " " << experts
+                                        << " tokens " << tokens);
+        const auto in = random.Normals(tokens * hidden);
+        MoeRouteParams params;
+        params.bias = bias.data();
+        params.num_tokens = tokens;
+        params.num_experts = experts;
+        params.top_k = 3;
+        params.scoring = RouterScoring::kSigmoid;
+        params.norm_topk_prob = true;
+        struct Result {
+          std::vector<float> logits, weights;
+          std::vector<int32_t> ids;
+        };
+        Result results[2];
+        for (Result& result : results) {
+          result.logits.assign(tokens * experts, NAN);
+          result.weights.assign(tokens * params.top_k, NAN);
+          result.ids.assign(tokens * params.top_k, -1);
+          params.logits = result.logits.data();
+          params.expert_ids = result.ids.data();
+          params.expert_weights = result.weights.data();
+          if (&result == results) {
+            const LinearPart part = {router->get(), nullptr, params.logits};
+            table_->Linear({in.data(), tokens, hidden, {&part, 1}});
+          } else {
+            params.router = router->get();
+            params.in = in.data();
+          }
+          table_->MoeRoute(params);
+        }
+        EXPECT_EQ(results[1].logits, results[0].logits);
+        EXPECT_EQ(results[1].ids, results[0].ids);
+        EXPECT_EQ(results[1].weights, results[0].weights);
       }
     }
   }

@@ -55,6 +55,25 @@ void MirroredTable::HeadLinear(const HeadLinearParams& params) {
   mirror.Fetch();
 }
 
+void MirroredTable::GatedLinear(const GatedLinearParams& params) {
+  GatedLinearParams p = params;
+  Mirror mirror(*inner_);
+  mirror.In(p.in, p.num_tokens * p.in_features);
+  for (const LinearPart* part : {&p.gate, &p.up}) {
+    const int64_t width = part->weight->out_features();
+    mirror.In(part->bias, width);
+    mirror.Out(part->out, p.num_tokens * width);
+  }
+  mirror.Send();
+  p.in = mirror.At(p.in);
+  for (LinearPart* part : {&p.gate, &p.up}) {
+    part->bias = mirror.At(part->bias);
+    part->out = mirror.At(part->out);
+  }
+  inner_->GatedLinear(p);
+  mirror.Fetch();
+}
+
 void MirroredTable::Zero(float* out, int64_t n) {
   Mirror mirror(*inner_);
   mirror.Out(out, n);
@@ -378,12 +397,16 @@ void MirroredTable::HyperExpand(const HyperExpandParams& params) {
 void MirroredTable::MoeRoute(const MoeRouteParams& params) {
   MoeRouteParams p = params;
   Mirror mirror(*inner_);
-  mirror.In(p.logits, p.num_tokens * p.num_experts);
+  if (p.router != nullptr) {
+    mirror.In(p.in, p.num_tokens * p.router->in_features());
+  }
+  mirror.Out(p.logits, p.num_tokens * p.num_experts);
   mirror.In(p.bias, p.num_experts);
   mirror.In(p.forced_ids, p.num_tokens * p.top_k);
   mirror.Out(p.expert_ids, p.num_tokens * p.top_k);
   mirror.Out(p.expert_weights, p.num_tokens * p.top_k);
   mirror.Send();
+  p.in = mirror.At(p.in);
   p.logits = mirror.At(p.logits);
   p.bias = mirror.At(p.bias);
   p.forced_ids = mirror.At(p.forced_ids);

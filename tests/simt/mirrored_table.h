@@ -40,6 +40,7 @@ class MirroredTable : public KernelTable {
 
   void Linear(const LinearParams& params) override;
   void HeadLinear(const HeadLinearParams& params) override;
+  void GatedLinear(const GatedLinearParams& params) override;
   void Zero(float* out, int64_t n) override;
   void Add(const float* in, int64_t n, float* out) override;
   void Embedding(const EmbeddingParams& params) override;

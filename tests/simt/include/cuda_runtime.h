@@ -45,6 +45,7 @@ struct alignas(16) float4 {
 // --- Inside kernels.
 
 inline void __syncthreads() { shoal::simt::BlockBarrier(); }
+inline void __threadfence() {}  // everything is seen at once
 inline void __syncwarp() { shoal::simt::WarpBallot(true); }
 inline unsigned __ballot_sync(unsigned, bool predicate) {
   return shoal::simt::WarpBallot(predicate);
@@ -93,6 +94,10 @@ inline unsigned long long __umul64hi(unsigned long long a,
       static_cast<unsigned __int128>(a) * b >> 64);
 }
 inline int __popc(unsigned x) { return std::popcount(x); }
+inline int __popcll(unsigned long long x) { return std::popcount(x); }
+inline int __ffsll(long long x) {
+  return x == 0 ? 0 : std::countr_zero(static_cast<unsigned long long>(x)) + 1;
+}
 template <typename T>
 T __ldg(const T* address) {
   return *address;
