@@ -17,6 +17,7 @@
 
 #include <cstdint>
 
+#include "kernels/elementwise.h"
 #include "kernels/tensor_view.h"
 
 namespace shoal {
@@ -35,6 +36,31 @@ struct CacheWriteParams {
   // Tiles: num_slots a multiple of kCacheTile, bf16, head_dim a multiple of 32.
   CacheOrder order = CacheOrder::kRows;
   int32_t head_dim = 0;  // of tiles
+};
+
+// What stands between the products and the attention of a layer with grouped
+// queries: heads of q and k are normalised as RmsNorm() does where there are
+// weights, and rotated as Rope() does; k and v are written as CacheWrite()
+// does.
+struct HeadsWriteParams {
+  float* q = nullptr;        // [num_tokens, num_heads, head_dim], in place
+  float* k = nullptr;        // [num_tokens, num_kv_heads, head_dim]; scratch
+                             // afterwards
+  const float* v = nullptr;  // like k
+  const float* q_norm = nullptr;          // [head_dim] or nullptr
+  const float* k_norm = nullptr;          // like q_norm
+  const float* cos = nullptr;             // [num_tokens, head_dim / 2]
+  const float* sin = nullptr;             // like cos
+  const int64_t* slot_mapping = nullptr;  // [num_tokens], -1 writes nothing
+  TensorView k_cache, v_cache;  // [num_slots, num_kv_heads · head_dim]
+  CacheOrder k_order = CacheOrder::kRows;
+  CacheOrder v_order = CacheOrder::kRows;
+  int64_t num_tokens = 0;
+  int32_t num_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;
+  RopeLayout layout = RopeLayout::kHalfSplit;
+  float eps = 0;
 };
 
 // to[to_rows[i]] = from[from_rows[i]], byte for byte. Rows read are not written

@@ -125,6 +125,8 @@ class KernelTable {
   virtual void Rope(const RopeParams& params) = 0;
   virtual void SiluMul(const SiluMulParams& params) = 0;
   virtual void CacheWrite(const CacheWriteParams& params) = 0;
+  // RmsNorm(), Rope() and CacheWrite(), unless a table can do all at once.
+  virtual void HeadsWrite(const HeadsWriteParams& params);
   virtual void PagedAttention(const PagedAttentionParams& params) = 0;
   virtual void LatentWrite(const LatentWriteParams& params) = 0;
   virtual void LatentAttention(const LatentAttentionParams& params) = 0;
@@ -150,6 +152,10 @@ class KernelTable {
 
   // Waits for all queued ops. Internal on a device fault (sticky).
   virtual absl::Status Synchronize() = 0;
+
+ protected:
+  // The shared experts' part of MoeExperts(), as ops.
+  void AddShared(const MoeExpertsParams& params);
 };
 
 }  // namespace shoal

@@ -57,14 +57,18 @@ struct ExpertWeights {
 };
 
 // out[t] += Σ_k expert_weights[t, k] · E_{expert_ids[t, k]}(in[t]), summed over
-// k in order: a token's result does not depend on the batch. Experts that no
-// token chose are not read; those without weights lie elsewhere and are skipped
-// as if they had not been chosen.
+// k in order, then E_shared(in[t]): a token's result does not depend on the
+// batch. Experts that no token chose are not read; those without weights lie
+// elsewhere and are skipped as if they had not been chosen.
 struct MoeExpertsParams {
   const float* in = nullptr;               // [num_tokens, hidden_size]
   const int32_t* expert_ids = nullptr;     // [num_tokens, top_k], -1 skips
   const float* expert_weights = nullptr;   // [num_tokens, top_k]
   std::span<const ExpertWeights> experts;  // of one shape and type each
+  // The shared experts as one that every token has, of a size of its own; none
+  // without weights.
+  ExpertWeights shared;
+  float* shared_scratch = nullptr;  // [2, num_tokens, its intermediate size]
   int64_t num_tokens = 0;
   int32_t top_k = 0;
   int64_t hidden_size = 0;

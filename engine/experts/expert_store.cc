@@ -34,9 +34,12 @@ OneTierExperts::OneTierExperts(const ModelConfig& config,
   }
 }
 
-absl::Status OneTierExperts::Begin(const ExpertChoice& choice, const float* x,
+absl::Status OneTierExperts::Begin(const ExpertChoice& choice,
+                                   const SharedExperts& shared, const float* x,
                                    float* out) {
   MoeExpertsParams params = ExpertParams(config_);
+  params.shared = shared.weights;
+  params.shared_scratch = shared.scratch;
   params.in = x;
   params.expert_ids = choice.ids;
   params.expert_weights = choice.weights;

@@ -21,16 +21,25 @@ struct ExpertChoice {
   int64_t num_tokens = 0;
 };
 
+// The shared experts of a layer: one that every token has; none without
+// weights.
+struct SharedExperts {
+  ExpertWeights weights;     // in the kernel table's memory
+  float* scratch = nullptr;  // as MoeExpertsParams::shared_scratch
+};
+
 // Begin() and Finish() together do out[t] += the weighted sum of what t's
-// experts make of x[t]; both [num_tokens, hidden_size]. Each chosen expert's
-// weights are read once. What a caller queues between the two runs while the
-// host computes experts that are not on the device.
+// experts and the shared ones make of x[t]; both [num_tokens, hidden_size].
+// Each chosen expert's weights are read once. What was queued in Begin(), and
+// what a caller queues between the two, runs while the host computes experts
+// that are not on the device.
 class ExpertStore {
  public:
   virtual ~ExpertStore() = default;
   // Internal on a device fault. `choice` and `x` must stay until what was
   // queued is done.
-  virtual absl::Status Begin(const ExpertChoice& choice, const float* x,
+  virtual absl::Status Begin(const ExpertChoice& choice,
+                             const SharedExperts& shared, const float* x,
                              float* out) = 0;
   virtual absl::Status Finish(float* out) = 0;
 };
@@ -57,8 +66,8 @@ class OneTierExperts : public ExpertStore {
   OneTierExperts(const ModelConfig& config, const std::string& prefix,
                  KernelTable& kernels, WeightLoader& loader);
 
-  absl::Status Begin(const ExpertChoice& choice, const float* x,
-                     float* out) override;
+  absl::Status Begin(const ExpertChoice& choice, const SharedExperts& shared,
+                     const float* x, float* out) override;
   absl::Status Finish(float* out) override;
 
  private:

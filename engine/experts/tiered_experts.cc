@@ -124,7 +124,8 @@ void TieredExperts::Shed(int64_t num_choices, int64_t capacity) {
                         work.device_kept_ids->data());
 }
 
-absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
+absl::Status TieredExperts::Begin(const ExpertChoice& choice,
+                                  const SharedExperts& shared, const float* x,
                                   float* out) {
   ExpertTiers::Workspace& work = tiers_.workspace_;
   KernelTable& device = tiers_.device_;
@@ -152,9 +153,13 @@ absl::Status TieredExperts::Begin(const ExpertChoice& choice, const float* x,
     }
     if (!status.ok()) return status;
   }
-  if (*on_device) {
-    params.experts = device_weights_;
+  if (*on_device || shared.weights.is_here()) {
+    // Without a chosen one there, as if there were none.
+    params.experts = *on_device ? device_weights_ : streamed_weights_;
+    params.shared = shared.weights;
+    params.shared_scratch = shared.scratch;
     device.MoeExperts(params);
+    params.shared = {};
   }
   return RunStreamed(params);
 }

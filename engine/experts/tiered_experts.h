@@ -20,8 +20,8 @@ class TieredExperts : public ExpertStore {
   TieredExperts(ExpertTiers& tiers, int64_t row, std::string prefix,
                 WeightLoader& loader);
 
-  absl::Status Begin(const ExpertChoice& choice, const float* x,
-                     float* out) override;
+  absl::Status Begin(const ExpertChoice& choice, const SharedExperts& shared,
+                     const float* x, float* out) override;
   absl::Status Finish(float* out) override;
 
   // A copy on the device of what the checkpoint has. ResourceExhausted without

@@ -49,43 +49,42 @@ absl::Status GqaAttention::Forward(const StepContext& step, const float* x,
                             {v_proj_.get(), v_bias_.data(), v}};
   kernels.Linear({x, num_tokens, config_.hidden_size, qkv});
 
-  const auto prepare = [&](float* heads, int64_t count,
-                           const DeviceArray<float>& norm) {
-    if (!norm.empty()) {
-      kernels.RmsNorm({heads, norm.data(), heads, num_tokens * count, head_dim,
-                       head_dim, head_dim, config_.rms_norm_eps});
-    }
-    RopeParams rope;
-    rope.x = heads;
-    rope.cos = step.inputs.rope.cos;
-    rope.sin = step.inputs.rope.sin;
-    rope.num_tokens = num_tokens;
-    rope.num_heads = static_cast<int32_t>(count);
-    rope.head_dim = static_cast<int32_t>(head_dim);
-    rope.rotary_dim = static_cast<int32_t>(head_dim);
-    rope.token_stride = count * head_dim;
-    rope.layout = config_.rope_layout;
-    kernels.Rope(rope);
-  };
-  prepare(q, num_heads, q_norm_);
-  prepare(k, num_kv_heads, k_norm_);
-
   const int64_t num_blocks = step.cache.num_blocks();
   const int64_t block_size = step.cache.block_size();
-  const auto write = [&](int group, const float* rows) {
-    const TensorView tensor = step.cache.tensor(group, layer_);
-    kernels.CacheWrite({rows, step.inputs.slot_mapping, num_tokens, kv_width,
-                        kv_width,
-                        TensorView(tensor.data, tensor.dtype,
-                                   {num_blocks * block_size, kv_width}),
-                        step.cache.layout().groups[group].order,
-                        static_cast<int32_t>(head_dim)});
-    return ConstTensorView(tensor.data, tensor.dtype,
+  const auto rows_of = [&](int group) {
+    const TensorView cache = step.cache.tensor(group, layer_);
+    return TensorView(cache.data, cache.dtype,
+                      {num_blocks * block_size, kv_width});
+  };
+  const auto blocks_of = [&](int group) {
+    const TensorView cache = step.cache.tensor(group, layer_);
+    return ConstTensorView(cache.data, cache.dtype,
                            {num_blocks, block_size, num_kv_heads, head_dim});
   };
+  HeadsWriteParams write;
+  write.q = q;
+  write.k = k;
+  write.v = v;
+  write.q_norm = q_norm_.data();
+  write.k_norm = k_norm_.data();
+  write.cos = step.inputs.rope.cos;
+  write.sin = step.inputs.rope.sin;
+  write.slot_mapping = step.inputs.slot_mapping;
+  write.k_cache = rows_of(0);
+  write.v_cache = rows_of(1);
+  write.k_order = step.cache.layout().groups[0].order;
+  write.v_order = step.cache.layout().groups[1].order;
+  write.num_tokens = num_tokens;
+  write.num_heads = static_cast<int32_t>(num_heads);
+  write.num_kv_heads = static_cast<int32_t>(num_kv_heads);
+  write.head_dim = static_cast<int32_t>(head_dim);
+  write.layout = config_.rope_layout;
+  write.eps = config_.rms_norm_eps;
+  kernels.HeadsWrite(write);
+
   PagedAttentionParams attention;
-  attention.k_cache = write(0, k);
-  attention.v_cache = write(1, v);
+  attention.k_cache = blocks_of(0);
+  attention.v_cache = blocks_of(1);
   attention.q = q;
   attention.cu_seqlens_q = step.inputs.cu_seqlens_q;
   attention.context_lens = step.inputs.context_lens;

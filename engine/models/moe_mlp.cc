@@ -1,7 +1,5 @@
 #include "engine/models/moe_mlp.h"
 
-#include <algorithm>
-
 namespace shoal {
 
 MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
@@ -22,17 +20,20 @@ MoeMlp::MoeMlp(const ModelConfig& config, int layer, const std::string& prefix,
         loader.Ids(prefix + "gate.tid2eid.weight", config.n_routed_experts);
   }
   if (config.n_shared_experts > 0) {
-    shared_ =
-        std::make_unique<DenseMlp>(config, prefix + "shared_experts.", loader);
+    shared_ = PackedExpert::Load(prefix + "shared_experts.", loader);
   }
+}
+
+// Floats a token.
+int64_t MoeMlp::SharedScratch() const {
+  return 2 * config_.n_shared_experts * config_.moe_intermediate_size;
 }
 
 int64_t MoeMlp::ScratchFloats(int64_t num_tokens) const {
   // Ids are as large as floats.
   const int64_t routing =
-      num_tokens * (config_.n_routed_experts + 3 * config_.num_experts_per_tok);
-  return std::max(routing,
-                  shared_ == nullptr ? 0 : shared_->ScratchFloats(num_tokens));
+      config_.n_routed_experts + 3 * config_.num_experts_per_tok;
+  return num_tokens * (SharedScratch() + routing);
 }
 
 // What does not depend on the tokens.
@@ -70,7 +71,8 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
                              float* residual) {
   const int64_t num_tokens = step.batch.num_tokens();
   const int64_t top_k = config_.num_experts_per_tok;
-  float* logits = step.scratch;
+  float* shared_scratch = step.scratch;
+  float* logits = shared_scratch + num_tokens * SharedScratch();
   float* weights = logits + num_tokens * config_.n_routed_experts;
   auto* ids = reinterpret_cast<int32_t*>(weights + num_tokens * top_k);
   int32_t* forced = ids + num_tokens * top_k;
@@ -93,12 +95,9 @@ absl::Status MoeMlp::Forward(const StepContext& step, const float* x,
   route.expert_ids = ids;
   route.expert_weights = weights;
   step.kernels.MoeRoute(route);
-  absl::Status status =
-      experts_->Begin({ids, weights, num_tokens}, x, residual);
-  // The shared experts' scratch overlaps with the choice, whose ops come first.
-  if (status.ok() && shared_ != nullptr) {
-    status = shared_->Forward(step, x, residual);
-  }
+  const absl::Status status =
+      experts_->Begin({ids, weights, num_tokens},
+                      {shared_.weights(), shared_scratch}, x, residual);
   return status.ok() ? experts_->Finish(residual) : status;
 }
 

@@ -10,7 +10,6 @@
 #include "engine/experts/expert_tiers.h"
 #include "engine/loading/model_config.h"
 #include "engine/models/block.h"
-#include "engine/models/dense_mlp.h"
 #include "engine/models/weight_loader.h"
 
 namespace shoal {
@@ -29,6 +28,7 @@ class MoeMlp : public Block {
 
  private:
   MoeRouteParams Routing(const StepContext& step) const;
+  int64_t SharedScratch() const;
 
   const ModelConfig& config_;
   const int layer_;
@@ -36,7 +36,7 @@ class MoeMlp : public Block {
   DeviceArray<float> correction_bias_;    // empty: none
   DeviceArray<int32_t> token_experts_;    // [vocab_size, top_k], or empty
   std::unique_ptr<ExpertStore> experts_;
-  std::unique_ptr<DenseMlp> shared_;  // nullptr: none
+  PackedExpert shared_;  // the shared experts, fused; or empty
 };
 
 }  // namespace shoal

@@ -170,6 +170,7 @@ class CpuKernelTable : public KernelTable {
   }
   void MoeExperts(const MoeExpertsParams& params) override {
     experts_.Run(ops_, pool_, params);
+    AddShared(params);
   }
   void Sample(const SampleParams& params) override;
 

@@ -127,6 +127,10 @@ class CudaKernelTable : public KernelTable {
     context_.Begin("CacheWrite");
     cuda::CacheWrite(context_, params);
   }
+  void HeadsWrite(const HeadsWriteParams& params) override {
+    context_.Begin("HeadsWrite");
+    cuda::HeadsWrite(context_, params);
+  }
   void PagedAttention(const PagedAttentionParams& params) override {
     context_.Begin("PagedAttention");
     cuda::PagedAttention(context_, params);
@@ -363,12 +367,29 @@ void CudaKernelTable::MoeExperts(const MoeExpertsParams& params) {
     pointers_[num_experts + e] = AsCuda(expert.up).pointers();
     pointers_[2 * num_experts + e] = AsCuda(expert.down).pointers();
   }
-  if (any == nullptr) return;
+  if (any == nullptr) {
+    AddShared(params);
+    return;
+  }
   const WeightPointers* device =
       context_.OnDevice(params.experts.data(), pointers_);
-  cuda::MoeExperts(context_, params, {AsCuda(any->gate).shape(), device},
-                   {AsCuda(any->up).shape(), device + num_experts},
-                   {AsCuda(any->down).shape(), device + 2 * num_experts});
+  const ExpertProducts experts = {
+      {AsCuda(any->gate).shape(), device},
+      {AsCuda(any->up).shape(), device + num_experts},
+      {AsCuda(any->down).shape(), device + 2 * num_experts}};
+  if (!params.shared.is_here()) {
+    cuda::MoeExperts(context_, params, experts, {});
+    return;
+  }
+  const int64_t num_tokens = params.num_tokens;
+  float* gate = params.shared_scratch;
+  float* up = gate + num_tokens * params.shared.gate->out_features();
+  const GroupedProduct shared[] = {
+      ProductOf({params.shared.gate, nullptr, gate}, params.in, num_tokens),
+      ProductOf({params.shared.up, nullptr, up}, params.in, num_tokens),
+      ProductOf({params.shared.down, nullptr, params.out, /*accumulate=*/true},
+                gate, num_tokens)};
+  cuda::MoeExperts(context_, params, experts, shared);
 }
 
 }  // namespace

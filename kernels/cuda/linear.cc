@@ -7,6 +7,18 @@
 
 namespace shoal::cuda {
 
+namespace {
+
+void RunTensorProducts(LaunchContext& context, const ProductParts& parts,
+                       RoundedInput& rounded) {
+  SHOAL_CHECK(RunPlainTensorProducts(context, parts, rounded) ||
+              RunScaledTensorProducts(context, parts, rounded) ||
+              RunBlock32TensorProducts(context, parts, rounded) ||
+              RunBlock256TensorProducts(context, parts, rounded));
+}
+
+}  // namespace
+
 bool IsProductType(DType dtype) {
   switch (dtype) {
     case DType::kF64:
@@ -47,11 +59,7 @@ void RunProducts(LaunchContext& context,
            products[count].shape.dtype == first.shape.dtype) {
       ++count;
     }
-    const ProductParts parts = products.first(count);
-    SHOAL_CHECK(RunPlainTensorProducts(context, parts, rounded) ||
-                RunScaledTensorProducts(context, parts, rounded) ||
-                RunBlock32TensorProducts(context, parts, rounded) ||
-                RunBlock256TensorProducts(context, parts, rounded));
+    RunTensorProducts(context, products.first(count), rounded);
     products = products.subspan(count);
   }
 }
@@ -75,6 +83,31 @@ void RunGatedProducts(LaunchContext& context, GroupedProduct gate,
   silu.width = gate.shape.out_features;
   silu.limit = limit;
   SiluMul(context, silu, num_rows);
+}
+
+bool CanRunBeside(const GroupedProduct& one, const GroupedProduct& other) {
+  return one.shape.fast && other.shape.fast &&
+         one.shape.dtype == other.shape.dtype && !NeedsRoundedInput(one) &&
+         !NeedsRoundedInput(other);
+}
+
+void RunGatedBeside(LaunchContext& context,
+                    std::span<const GroupedProduct, 2> gate_up,
+                    std::span<const GroupedProduct, 2> beside, float limit) {
+  GroupedProduct parts[] = {gate_up[0], gate_up[1], beside[0], beside[1]};
+  parts[0].gates = parts[2].gates = true;
+  parts[0].gate_limit = parts[2].gate_limit = limit;
+  parts[2].beside = true;
+  RoundedInput none;
+  RunTensorProducts(context, parts, none);
+}
+
+void RunBeside(LaunchContext& context, const GroupedProduct& product,
+               GroupedProduct beside) {
+  beside.beside = true;
+  const GroupedProduct parts[] = {product, beside};
+  RoundedInput none;
+  RunTensorProducts(context, parts, none);
 }
 
 }  // namespace shoal::cuda

@@ -41,6 +41,83 @@ struct GroupRows {
   }
 };
 
+// The same of products of few rows, which may name their groups. By a whole
+// warp; the first of a group's rows then has the thread block that works on all
+// of them.
+struct FewGroupRows : GroupRows {
+  uint64_t listed = 0;  // bit r: row r is the group's
+
+  __device__ __forceinline__ FewGroupRows(const GroupedProduct& p,
+                                          int64_t index)
+      : GroupRows(p, index) {
+    if (p.row_groups == nullptr) return;
+    const int32_t named = p.row_groups[index];
+#pragma unroll
+    for (int half = 0; half < kMostListed / kWarpSize; ++half) {
+      const int row = half * kWarpSize + threadIdx.x % kWarpSize;
+      const bool same = row < p.num_rows && p.row_groups[row] == named;
+      listed |= uint64_t{__ballot_sync(kAllLanes, same)} << half * kWarpSize;
+    }
+    const bool leads = (listed & ((uint64_t{1} << index) - 1)) == 0;
+    group = named;
+    count = leads && HasWeights(p, named) ? __popcll(listed) : 0;
+  }
+
+  __device__ __forceinline__ static bool HasWeights(const GroupedProduct& p,
+                                                    int32_t group) {
+    return group >= 0 && p.groups[group].data != nullptr;
+  }
+
+  // The group's row `row`, the last one for rows past the end.
+  __device__ __forceinline__ int64_t Row(int64_t row) const {
+    if (listed == 0) return first + (row < count ? row : count - 1);
+    uint64_t rest = listed;
+    for (; row > 0 && (rest & (rest - 1)) != 0; --row) rest &= rest - 1;
+    return __ffsll(static_cast<long long>(rest)) - 1;
+  }
+  // Where its input lies.
+  __device__ __forceinline__ int64_t Source(const GroupedProduct& p,
+                                            int64_t row) const {
+    if (listed == 0) return GroupRows::Source(p, row);
+    return static_cast<int32_t>(Row(row)) / p.source_divisor;
+  }
+  // Writes a result. `gated`: the product that `p` gates, whose sum is `up`.
+  __device__ __forceinline__ void Write(const GroupedProduct& p, int64_t row,
+                                        int64_t feature, float value,
+                                        const GroupedProduct* gated = nullptr,
+                                        float up = 0) const {
+    if (row >= count || feature >= p.shape.out_features) return;
+    float* out =
+        p.out + Row(row) * p.out_stride + group * p.out_group_stride + feature;
+    if (p.bias != nullptr) value += p.bias[feature];
+    if (gated != nullptr) {
+      if (gated->bias != nullptr) up += gated->bias[feature];
+      value = Gated(value, up, p.gate_limit);
+    }
+    *out = p.accumulate ? *out + value : value;
+  }
+};
+
+// One value of the product's ChoiceSum.
+__device__ __forceinline__ void AddChoices(const GroupedProduct& p,
+                                           int64_t token, int64_t feature) {
+  const ChoiceSum& s = p.sum;
+  float* out = s.out + token * p.shape.out_features + feature;
+  float sum = *out;
+  for (int64_t c = token * s.top_k; c < (token + 1) * s.top_k; ++c) {
+    const int64_t row = s.row_of_choice != nullptr ? s.row_of_choice[c]
+                        : FewGroupRows::HasWeights(p, p.row_groups[c]) ? c
+                                                                       : -1;
+    if (row >= 0) {
+      sum = fmaf(s.weights[c], p.out[row * p.out_stride + feature], sum);
+    }
+  }
+  if (s.last != nullptr) {
+    sum += s.last[token * p.shape.out_features + feature];
+  }
+  *out = sum;
+}
+
 // x[k, k + 8) of a row of `width`, zeros past its end. kWhole: none are past it
 // and the row is aligned.
 template <bool kWhole = false>
@@ -68,7 +145,7 @@ __device__ __forceinline__ void MultiplyExact(const ProductArgs& args) {
   const int warp = threadIdx.x / kWarpSize;
   const int64_t first_feature =
       (int64_t{blockIdx.x} * kProductWarps + warp) * kFeatures;
-  const GroupRows rows(p, blockIdx.y);
+  const FewGroupRows rows(p, blockIdx.y);
   if (first_feature >= p.shape.out_features) return;
   if (rows.count == 0) return;
   const WeightPointers weight =
@@ -120,13 +197,7 @@ __device__ __forceinline__ void MultiplyExact(const ProductArgs& args) {
     }
     const int64_t feature = first_feature + lane / kTokens;
     const int64_t row = tile + lane % kTokens;
-    if (lane < kFeatures * kTokens && feature < p.shape.out_features &&
-        row < rows.count) {
-      float* out = p.out + (rows.first + row) * p.out_stride +
-                   rows.group * p.out_group_stride + feature;
-      if (p.bias != nullptr) mine += p.bias[feature];
-      *out = p.accumulate ? *out + mine : mine;
-    }
+    if (lane < kFeatures * kTokens) rows.Write(p, row, feature, mine);
   }
 }
 
@@ -143,7 +214,7 @@ void LaunchProduct(LaunchContext& context, const ProductArgs& args) {
   const int64_t tiles = (p.shape.out_features + kTile - 1) / kTile;
   const int64_t groups = NumGroupTiles(p);
   const int64_t row_tiles =
-      p.tiles != nullptr ? 1 : (p.num_rows + kTokens - 1) / kTokens;
+      HasOwnRows(p) ? 1 : (p.num_rows + kTokens - 1) / kTokens;
   // Thread blocks that share weights are of use only as far as they fill the
   // device some times over.
   const int64_t wanted =

@@ -50,6 +50,20 @@ struct alignas(16) RowTile {
   int32_t group, first, count, unused;
 };
 
+// Sums that a product's results go into, those of experts: choice c of a token
+// has result row row_of_choice[c], or row c itself where rows name their
+// groups.
+//   out[t, o] += Σ_k weights[c] · results[row of c, o],  c = t · top_k + k
+// in the order of k. Device memory.
+struct ChoiceSum {
+  const float* weights = nullptr;          // [num_tokens · top_k]
+  const int32_t* row_of_choice = nullptr;  // like weights, -1: none
+  int64_t num_tokens = 0;
+  int32_t top_k = 0;
+  const float* last = nullptr;  // [num_tokens, out_features], added at the end
+  float* out = nullptr;         // [num_tokens, out_features]; nullptr: no sums
+};
+
 // out_g[r, o] (+)= Σ_i in_g[r, i] · W_g[o, i] + bias[o]. Row r of group g lies
 // at r · stride + g · group_stride.
 struct GroupedProduct {
@@ -70,6 +84,9 @@ struct GroupedProduct {
   // sets it.
   bool gates = false;
   float gate_limit = 0;
+  // Of parts behind others: of rows and an input of its own, in the same launch
+  // where CanRunBeside().
+  bool beside = false;
   int64_t num_rows = 0;  // of every group; of all together with `tiles`
 
   // Groups that have rows of their own (experts), in tiles of at most
@@ -78,19 +95,33 @@ struct GroupedProduct {
   const RowTile* tiles = nullptr;
   int64_t num_tiles = 0;
   const int32_t* source_rows = nullptr;  // nullptr: r itself
+  // The same without sorting, for at most kMostListed rows that average no more
+  // than eight a group: each names its group, or none that has weights, and
+  // reads input row r / source_divisor.
+  const int32_t* row_groups = nullptr;
   int32_t source_divisor = 1;
+
+  // Made by the product itself where SumsChoices().
+  ChoiceSum sum;
 
   RoundedInput rounded;  // of `in`, for kernels that read it
 };
 
+inline constexpr int64_t kMostListed = 64;
+
+inline bool HasOwnRows(const GroupedProduct& product) {
+  return product.tiles != nullptr || product.row_groups != nullptr;
+}
 // Rows of a group on average.
 inline int64_t RowsOfGroup(const GroupedProduct& product) {
-  return product.tiles != nullptr ? product.num_rows / product.num_groups
-                                  : product.num_rows;
+  return HasOwnRows(product) ? product.num_rows / product.num_groups
+                             : product.num_rows;
 }
-// Groups, or their tiles where they have rows of their own.
+// Groups, or their tiles or rows where they have rows of their own.
 inline int64_t NumGroupTiles(const GroupedProduct& product) {
-  return product.tiles != nullptr ? product.num_tiles : product.num_groups;
+  return product.tiles != nullptr        ? product.num_tiles
+         : product.row_groups != nullptr ? product.num_rows
+                                         : product.num_groups;
 }
 // The largest tile of groups that have rows of their own.
 inline int32_t RowsOfTile(int64_t num_rows, int64_t num_groups, bool fast) {
@@ -101,6 +132,15 @@ inline int32_t RowsOfTile(int64_t num_rows, int64_t num_groups, bool fast) {
 inline bool NeedsRoundedInput(const GroupedProduct& product) {
   constexpr int64_t kFewRows = 32;
   return product.shape.fast && RowsOfGroup(product) > kFewRows;
+}
+// Features of a thread block of products of few rows on the tensor cores.
+inline constexpr int kFewRowsFeatures = 32;
+// Whether the last of those that have the same features makes the product's
+// `sum`, not whoever ran the product.
+inline bool SumsChoices(const GroupedProduct& product) {
+  return product.shape.fast && !NeedsRoundedInput(product) &&
+         product.shape.out_features <=
+             kFewRowsFeatures * LaunchContext::kCounters;
 }
 // The product's input as bf16, good until the next call: for all products of an
 // op that read the same input in the same order.
@@ -118,10 +158,17 @@ void RunProducts(LaunchContext& context,
 void RunGatedProducts(LaunchContext& context, GroupedProduct gate,
                       const GroupedProduct& up, float limit,
                       const int32_t* num_rows);
+// The same with another pair beside it, or a product beside another.
+bool CanRunBeside(const GroupedProduct& one, const GroupedProduct& other);
+void RunGatedBeside(LaunchContext& context,
+                    std::span<const GroupedProduct, 2> gate_up,
+                    std::span<const GroupedProduct, 2> beside, float limit);
+void RunBeside(LaunchContext& context, const GroupedProduct& product,
+               GroupedProduct beside);
 bool IsProductType(DType dtype);
 
-// Fast products of one launch: at most kMostParts, of one type, of the same
-// rows of the same input.
+// Fast products of one launch, of one type: at most kMostParts of the same rows
+// of the same input, or two and two beside them.
 using ProductParts = std::span<const GroupedProduct>;
 inline constexpr size_t kMostParts = 3;
 

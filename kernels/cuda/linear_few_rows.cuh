@@ -13,37 +13,33 @@ namespace shoal::cuda {
 // to the register it is multiplied in. Of a step a lane holds eight neighbours,
 // four for each tile, of weights and rows alike. kWhole: the width is whole
 // steps, rows of weights and inputs are aligned.
-// Grid: tiles of rows, groups, tiles of features.
 template <DType kType, int kRowTiles, bool kWhole>
-__global__ __launch_bounds__(
-    kSegments* kWarpSize,
-    kRowTiles == 1
-        ? 2
-        : 1) void FewRowsKernel(const __grid_constant__ ProductSet set) {
-  constexpr int kFeatureTiles = 2;
+__device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
+                                                int32_t tile) {
+  constexpr int kFeatureTiles = kFewRowsFeatures / 16;
   constexpr int kValues = kFeatureTiles * kRowTiles * 4;
   constexpr bool kBlocks = kHasBlocks32<kType>;
   // Steps whose weights, and whose inputs, are under way.
   constexpr int kAhead = kBlocks || kRowTiles == 1 ? 4 : 2;
   constexpr int kInputsAhead = kRowTiles == 1 ? 4 : 2;
   __shared__ float partial[kSegments][kValues][kWarpSize];
-  int32_t tile;
-  const ProductArgs& args = set.parts[set.Part(&tile)];
+  const ProductArgs& args = set.parts[part];
   const GroupedProduct& p = args.p;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;
-  const GroupRows rows(p, blockIdx.y);
+  const FewGroupRows rows(p, set.IsBeside() ? 0 : blockIdx.y);
   if (rows.count == 0) return;
-  // Where the first part gates the second, a tile of features is either's.
+  // Where a part gates the next, a tile of features is either's.
   const int64_t next_tile = p.gates ? 0 : 16;
   const int64_t first_feature =
       int64_t{tile} * (p.gates ? 1 : kFeatureTiles) * 16;
+  if (first_feature >= p.shape.out_features) return;  // others have more tiles
   WeightRow<kType> features[kFeatureTiles][2];
 #pragma unroll
   for (int m = 0; m < kFeatureTiles; ++m) {
-    const GroupedProduct& part = p.gates ? set.parts[m].p : p;
+    const GroupedProduct& source = p.gates ? set.parts[part + m].p : p;
     const WeightPointers weight =
-        part.groups != nullptr ? part.groups[rows.group] : part.one;
+        source.groups != nullptr ? source.groups[rows.group] : source.one;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       features[m][half] = FeatureRow<kType>(
@@ -140,17 +136,42 @@ __global__ __launch_bounds__(
     for (int v = warp; v < (p.gates ? kOther : kValues); v += kSegments) {
       const int64_t feature =
           first_feature + v / kOther * 16 + lane / 4 + (v % 4 >= 2 ? 8 : 0);
-      const int32_t row = v / 4 % kRowTiles * 8 + lane % 4 * 2 + v % 2;
-      const FeatureOut out(p, rows, first, feature);
+      const int64_t row = first + v / 4 % kRowTiles * 8 + lane % 4 * 2 + v % 2;
       if (p.gates) {
-        const FeatureOut up(set.parts[1].p, rows, first, feature);
-        out.WriteGated(row, sum_of(v), sum_of(v + kOther) + up.bias,
-                       p.gate_limit);
+        rows.Write(p, row, feature, sum_of(v), &set.parts[part + 1].p,
+                   sum_of(v + kOther));
       } else {
-        out.Write(row, sum_of(v));
+        rows.Write(p, row, feature, sum_of(v));
       }
     }
     __syncthreads();
+  }
+}
+
+// Grid: tiles of rows, groups, tiles of features.
+template <DType kType, int kRowTiles, bool kWhole>
+__global__ __launch_bounds__(
+    kSegments* kWarpSize,
+    kRowTiles == 1
+        ? 2
+        : 1) void FewRowsKernel(const __grid_constant__ ProductSet set) {
+  int32_t tile;
+  int part = set.Part(&tile);
+  const GroupedProduct& p = set.parts[part].p;
+  if (set.IsBeside()) {
+    part = set.beside;
+    tile = static_cast<int32_t>(blockIdx.z);
+  }
+  MultiplyFewRows<kType, kRowTiles, kWhole>(set, part, tile);
+  if (p.sum.out == nullptr) return;
+  if (!LastBlock(set.counters + blockIdx.z, gridDim.x * gridDim.y)) return;
+  for (int64_t i = threadIdx.x; i < p.sum.num_tokens * kFewRowsFeatures;
+       i += kSegments * kWarpSize) {
+    const int64_t feature =
+        int64_t{tile} * kFewRowsFeatures + i % kFewRowsFeatures;
+    if (feature < p.shape.out_features) {
+      AddChoices(p, i / kFewRowsFeatures, feature);
+    }
   }
 }
 

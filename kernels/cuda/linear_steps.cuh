@@ -42,12 +42,6 @@ struct FeatureOut {
     value += bias;
     *out = accumulate ? *out + value : value;
   }
-  // `up` with its own bias.
-  __device__ __forceinline__ void WriteGated(int32_t row, float gate, float up,
-                                             float limit) const {
-    if (row >= count) return;
-    at[row * int64_t{stride}] = Gated(gate + bias, up, limit);
-  }
 };
 
 // A feature's weights, the last one's for those past the end.
@@ -125,9 +119,12 @@ __device__ __forceinline__ int64_t SegmentSteps(int64_t num_steps) {
 // What one launch computes: the tiles of features of its parts one after the
 // other, in blockIdx.z.
 struct ProductSet {
-  ProductArgs parts[kMostParts];
+  ProductArgs parts[4];
   int32_t first_tile[kMostParts] = {};
-  int32_t num_parts = 0;
+  int32_t num_parts = 0;  // that have tiles of their own
+  // The part that the last row of blocks, in y, has to itself; 0: none.
+  int32_t beside = 0;
+  unsigned* counters = nullptr;  // LaunchContext::counters(), for sums
 
   // The part of this thread block, and which of its tiles.
   __device__ __forceinline__ int Part(int32_t* tile) const {
@@ -138,6 +135,9 @@ struct ProductSet {
     }
     *tile = static_cast<int32_t>(blockIdx.z) - first_tile[part];
     return part;
+  }
+  __device__ __forceinline__ bool IsBeside() const {
+    return beside > 0 && blockIdx.y + 1 == gridDim.y;
   }
 };
 

@@ -20,35 +20,41 @@ inline ProductSet MakeProductSet(const ProductParts& parts,
                                  unsigned* num_tiles) {
   ProductSet set;
   int64_t tiles = 0;
-  // Half of a tile is then the other part's, which has none of its own.
-  const bool gated = parts.front().gates;
-  if (gated) features /= 2;
-  for (const GroupedProduct& part : parts) {
-    ProductArgs& args = set.parts[set.num_parts];
-    args = MakeProductArgs(part);
-    args.p.rounded = rounded;
-    set.first_tile[set.num_parts++] = static_cast<int32_t>(tiles);
-    if (gated && set.num_parts > 1) continue;
-    tiles += (part.shape.out_features + features - 1) / features;
+  int64_t beside_tiles = 0;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const GroupedProduct& part = parts[i];
+    set.parts[i] = MakeProductArgs(part);
+    set.parts[i].p.rounded = rounded;
+    // Half of a tile is then the next part's, which has none of its own.
+    if (i > 0 && parts[i - 1].gates) continue;
+    const int64_t of_tile = part.gates ? features / 2 : features;
+    const int64_t count = (part.shape.out_features + of_tile - 1) / of_tile;
+    if (part.beside) {
+      set.beside = static_cast<int32_t>(i);
+      beside_tiles = count;
+    } else {
+      set.first_tile[set.num_parts++] = static_cast<int32_t>(tiles);
+      tiles += count;
+    }
   }
-  *num_tiles = static_cast<unsigned>(tiles);
+  *num_tiles = static_cast<unsigned>(std::max(tiles, beside_tiles));
   return set;
 }
 
 // Thread blocks that share weights, which run side by side.
 inline unsigned RowTiles(const GroupedProduct& p, int64_t rows) {
-  return p.tiles != nullptr
-             ? 1
-             : static_cast<unsigned>((p.num_rows + rows - 1) / rows);
+  return HasOwnRows(p) ? 1
+                       : static_cast<unsigned>((p.num_rows + rows - 1) / rows);
 }
 
 template <DType kType, int kRowTiles, bool kWhole>
 void LaunchFewRows(LaunchContext& context, const ProductParts& parts) {
   const GroupedProduct& p = parts.front();
   dim3 grid;
-  const ProductSet set = MakeProductSet(parts, {}, 32, &grid.z);
+  ProductSet set = MakeProductSet(parts, {}, kFewRowsFeatures, &grid.z);
+  set.counters = context.counters();
   grid.x = RowTiles(p, 8 * kRowTiles);
-  grid.y = static_cast<unsigned>(NumGroupTiles(p));
+  grid.y = static_cast<unsigned>(NumGroupTiles(p)) + (set.beside > 0 ? 1u : 0u);
   context.Launch(FewRowsKernel<kType, kRowTiles, kWhole>, grid,
                  kSegments * kWarpSize, 0, set);
 }

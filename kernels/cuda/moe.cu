@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
-#include "kernels/cuda/device_math.cuh"
+#include "kernels/cuda/linear.cuh"
 #include "kernels/cuda/moe.h"
 
 namespace shoal::cuda {
@@ -87,20 +87,10 @@ __global__ __launch_bounds__(kSortThreads) void SortChoicesKernel(
   }
 }
 
-// Grid: tokens, tiles of the row. A token's sum is in the order of its choices.
-__global__ void AddExpertsKernel(const float* results,
-                                 const int32_t* row_of_choice,
-                                 const float* weights, int32_t top_k,
-                                 int64_t width, float* out) {
+// Grid: tokens, tiles of the row.
+__global__ void AddExpertsKernel(const __grid_constant__ GroupedProduct p) {
   const int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
-  if (i >= width) return;
-  const int64_t first = int64_t{blockIdx.x} * top_k;
-  float sum = out[blockIdx.x * width + i];
-  for (int64_t c = first; c < first + top_k; ++c) {
-    const int64_t row = row_of_choice[c];
-    if (row >= 0) sum = fmaf(weights[c], results[row * width + i], sum);
-  }
-  out[blockIdx.x * width + i] = sum;
+  if (i < p.shape.out_features) AddChoices(p, blockIdx.x, i);
 }
 
 int64_t RoundUp(int64_t n) { return (n + 63) / 64 * 64; }
@@ -108,8 +98,9 @@ int64_t RoundUp(int64_t n) { return (n + 63) / 64 * 64; }
 }  // namespace
 
 void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
-                const ExpertMatrices& gate, const ExpertMatrices& up,
-                const ExpertMatrices& down) {
+                const ExpertProducts& experts,
+                std::span<const GroupedProduct> shared) {
+  const auto& [gate, up, down] = experts;
   const int64_t choices = p.num_tokens * p.top_k;
   if (choices == 0) return;
   const auto num_experts = static_cast<int64_t>(p.experts.size());
@@ -117,32 +108,46 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
   const int64_t inner = p.intermediate_size;
   const int64_t num_groups = std::min(num_experts, choices);
   const int32_t tile_rows = RowsOfTile(choices, num_groups, gate.shape.fast);
+  // A few choices are found by who works on them, which saves a launch.
+  const bool listed = choices <= kMostListed && tile_rows == kTokenTile;
   // A whole tile has that many rows, and a group one that is none at most.
   const int64_t num_tiles = choices / tile_rows + num_groups;
   // Scratch: the sorted choices, gate and up, results; each on a 256-byte edge.
-  const int64_t ints = RoundUp(4 * num_tiles + 1) + 2 * RoundUp(choices);
-  const int64_t floats = 2 * RoundUp(choices * inner) + choices * hidden;
+  const int64_t ints =
+      listed ? 0 : RoundUp(4 * num_tiles + 1) + 2 * RoundUp(choices);
+  const int64_t floats = 2 * RoundUp(choices * inner) +
+                         RoundUp(choices * hidden) + p.num_tokens * hidden;
   auto* scratch = static_cast<int32_t*>(context.Scratch(4 * (ints + floats)));
   if (scratch == nullptr) return;
-  SortedChoices sorted;
-  sorted.tiles = reinterpret_cast<RowTile*>(scratch);
-  sorted.num_rows = scratch + 4 * num_tiles;
-  sorted.choices = scratch + RoundUp(4 * num_tiles + 1);
-  sorted.row_of_choice = sorted.choices + RoundUp(choices);
   auto* gates = reinterpret_cast<float*>(scratch + ints);
   float* ups = gates + RoundUp(choices * inner);
   float* results = ups + RoundUp(choices * inner);
+  float* shared_results = results + RoundUp(choices * hidden);
 
-  context.Launch(SortChoicesKernel, dim3(1), kSortThreads,
-                 (num_experts + 1) * sizeof(int32_t), p.expert_ids,
-                 static_cast<int32_t>(choices),
-                 static_cast<int32_t>(num_experts), gate.pointers, tile_rows,
-                 static_cast<int32_t>(num_tiles), sorted);
   GroupedProduct product;
   product.num_groups = num_groups;
   product.num_rows = choices;
-  product.tiles = sorted.tiles;
-  product.num_tiles = num_tiles;
+  const int32_t* num_rows = nullptr;
+  if (listed) {
+    product.row_groups = p.expert_ids;
+  } else {
+    SortedChoices sorted;
+    sorted.tiles = reinterpret_cast<RowTile*>(scratch);
+    sorted.num_rows = scratch + 4 * num_tiles;
+    sorted.choices = scratch + RoundUp(4 * num_tiles + 1);
+    sorted.row_of_choice = sorted.choices + RoundUp(choices);
+    context.Launch(SortChoicesKernel, dim3(1), kSortThreads,
+                   (num_experts + 1) * sizeof(int32_t), p.expert_ids,
+                   static_cast<int32_t>(choices),
+                   static_cast<int32_t>(num_experts), gate.pointers, tile_rows,
+                   static_cast<int32_t>(num_tiles), sorted);
+    product.tiles = sorted.tiles;
+    product.num_tiles = num_tiles;
+    product.source_rows = sorted.choices;
+    product.sum.row_of_choice = sorted.row_of_choice;
+    num_rows = sorted.num_rows;
+  }
+  product.source_divisor = p.top_k;
   const auto with = [&](const ExpertMatrices& matrices, const float* in,
                         float* out) {
     GroupedProduct result = product;
@@ -154,20 +159,41 @@ void MoeExperts(LaunchContext& context, const MoeExpertsParams& p,
     result.out_stride = matrices.shape.out_features;
     return result;
   };
-  product.source_rows = sorted.choices;
-  product.source_divisor = p.top_k;
-  RunGatedProducts(context, with(gate, p.in, gates), with(up, p.in, ups),
-                   p.swiglu_limit, sorted.num_rows);
-  product.source_rows = nullptr;
-  product.source_divisor = 1;
-  RunProduct(context, with(down, gates, results));
-  constexpr unsigned kThreads = 256;
-  context.Launch(
-      AddExpertsKernel,
-      dim3(static_cast<unsigned>(p.num_tokens),
-           static_cast<unsigned>((hidden + kThreads - 1) / kThreads)),
-      kThreads, 0, results, sorted.row_of_choice, p.expert_weights, p.top_k,
-      hidden, p.out);
+  const GroupedProduct gate_up[] = {with(gate, p.in, gates),
+                                    with(up, p.in, ups)};
+  GroupedProduct last = with(down, gates, results);
+  last.source_rows = nullptr;
+  last.source_divisor = 1;
+  last.sum.weights = p.expert_weights;
+  last.sum.num_tokens = p.num_tokens;
+  last.sum.top_k = p.top_k;
+  last.sum.out = p.out;
+  // In a decode step the shared experts keep busy what the chosen ones leave.
+  if (listed && !shared.empty() && SumsChoices(last) &&
+      CanRunBeside(gate_up[0], gate_up[1]) &&
+      CanRunBeside(gate_up[0], shared[0]) &&
+      CanRunBeside(gate_up[1], shared[1]) && CanRunBeside(last, shared[2])) {
+    RunGatedBeside(context, gate_up, shared.first<2>(), p.swiglu_limit);
+    GroupedProduct beside = shared[2];
+    beside.out = shared_results;
+    beside.accumulate = false;
+    last.sum.last = shared_results;
+    RunBeside(context, last, beside);
+    return;
+  }
+  RunGatedProducts(context, gate_up[0], gate_up[1], p.swiglu_limit, num_rows);
+  RunProduct(context, last);
+  if (!SumsChoices(last)) {
+    constexpr unsigned kThreads = 256;
+    context.Launch(
+        AddExpertsKernel,
+        dim3(static_cast<unsigned>(p.num_tokens),
+             static_cast<unsigned>((hidden + kThreads - 1) / kThreads)),
+        kThreads, 0, last);
+  }
+  if (shared.empty()) return;
+  RunGatedProducts(context, shared[0], shared[1], p.swiglu_limit, nullptr);
+  RunProduct(context, shared[2]);
 }
 
 }  // namespace shoal::cuda

@@ -2,6 +2,8 @@
 // tokens grouped by expert. Pointers are the device's.
 #pragma once
 
+#include <span>
+
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
 #include "kernels/moe.h"
@@ -19,9 +21,14 @@ struct ExpertMatrices {
   const WeightPointers* pointers = nullptr;
 };
 
-// MoeExpertsParams without its span, whose matrices are the three given.
+struct ExpertProducts {
+  ExpertMatrices gate, up, down;
+};
+
+// MoeExpertsParams without its matrices, which are those given. `shared`: the
+// products of the shared experts, gate, up and down, or none.
 void MoeExperts(LaunchContext& context, const MoeExpertsParams& params,
-                const ExpertMatrices& gate, const ExpertMatrices& up,
-                const ExpertMatrices& down);
+                const ExpertProducts& experts,
+                std::span<const GroupedProduct> shared);
 
 }  // namespace shoal::cuda

@@ -10,6 +10,7 @@ namespace shoal::cuda {
 namespace {
 
 constexpr unsigned kThreads = 256;
+constexpr int kHeadWarps = 4;
 // Of a thread block that has a row: few values a thread, so that their loads
 // are one wait.
 unsigned RowThreads(int64_t width) {
@@ -144,6 +145,80 @@ __global__ void CacheWriteKernel(CacheWriteArgs p) {
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < p.width; i += blockDim.x) {
     StoreElement(p.cache, p.dtype, slot * p.width + i, row[i]);
+  }
+}
+
+struct HeadsWriteArgs {
+  float* q;
+  const float* k;
+  const float* v;
+  const float* q_norm;
+  const float* k_norm;
+  const float* cos;
+  const float* sin;
+  const int64_t* slots;
+  void* k_cache;
+  void* v_cache;
+  DType k_dtype, v_dtype;
+  RopeLayout layout;
+  int64_t num_tokens, num_heads, num_kv_heads, head_dim;
+  float eps;
+};
+
+// A warp a head of a token: those of q, then of k, then of v.
+__global__ __launch_bounds__(kHeadWarps* kWarpSize) void HeadsWriteKernel(
+    HeadsWriteArgs p) {
+  const int lane = threadIdx.x % kWarpSize;
+  const int64_t heads = p.num_heads + 2 * p.num_kv_heads;
+  const int64_t item =
+      int64_t{blockIdx.x} * kHeadWarps + threadIdx.x / kWarpSize;
+  if (item >= p.num_tokens * heads) return;
+  const int64_t token = item / heads;
+  const int64_t head = item % heads;
+  const bool of_q = head < p.num_heads;
+  const bool of_v = head >= p.num_heads + p.num_kv_heads;
+  const int64_t slot = of_q ? 0 : p.slots[token];
+  if (slot < 0) return;
+  const int64_t kv_head = (head - p.num_heads) % p.num_kv_heads;
+  const int64_t row = (token * p.num_kv_heads + kv_head) * p.head_dim;
+  const int64_t to = (slot * p.num_kv_heads + kv_head) * p.head_dim;
+  if (of_v) {
+    for (int64_t i = lane; i < p.head_dim; i += kWarpSize) {
+      StoreElement(p.v_cache, p.v_dtype, to + i, p.v[row + i]);
+    }
+    return;
+  }
+  float* q = p.q + (token * p.num_heads + head) * p.head_dim;
+  const float* x = of_q ? q : p.k + row;
+  const float* norm = of_q ? p.q_norm : p.k_norm;
+  float factor = 1;
+  if (norm != nullptr) {
+    float sum = 0;
+    for (int64_t i = lane; i < p.head_dim; i += kWarpSize) {
+      sum = fmaf(x[i], x[i], sum);
+    }
+    factor =
+        1.0f / sqrtf(WarpSum(sum) / static_cast<float>(p.head_dim) + p.eps);
+  }
+  const int64_t half = p.head_dim / 2;
+  for (int64_t i = lane; i < half; i += kWarpSize) {
+    const int64_t first = FirstOfPair(p.layout, i);
+    const int64_t second = SecondOfPair(p.layout, i, half);
+    float a = x[first];
+    float b = x[second];
+    if (norm != nullptr) {
+      a = a * factor * norm[first];
+      b = b * factor * norm[second];
+    }
+    const float2 rotated =
+        Rotated(a, b, p.cos[token * half + i], p.sin[token * half + i]);
+    if (of_q) {
+      q[first] = rotated.x;
+      q[second] = rotated.y;
+    } else {
+      StoreElement(p.k_cache, p.k_dtype, to + first, rotated.x);
+      StoreElement(p.k_cache, p.k_dtype, to + second, rotated.y);
+    }
   }
 }
 
@@ -297,6 +372,32 @@ void CacheWrite(LaunchContext& context, const CacheWriteParams& p) {
                                p.row_stride, p.cache.data,   p.cache.dtype};
   context.Launch(CacheWriteKernel, dim3(static_cast<unsigned>(p.num_tokens)),
                  RowThreads(p.row_width), 0, args);
+}
+
+void HeadsWrite(LaunchContext& context, const HeadsWriteParams& p) {
+  SHOAL_CHECK(p.k_order == CacheOrder::kRows && p.v_order == CacheOrder::kRows);
+  if (p.num_tokens == 0) return;
+  const HeadsWriteArgs args = {p.q,
+                               p.k,
+                               p.v,
+                               p.q_norm,
+                               p.k_norm,
+                               p.cos,
+                               p.sin,
+                               p.slot_mapping,
+                               p.k_cache.data,
+                               p.v_cache.data,
+                               p.k_cache.dtype,
+                               p.v_cache.dtype,
+                               p.layout,
+                               p.num_tokens,
+                               p.num_heads,
+                               p.num_kv_heads,
+                               p.head_dim,
+                               p.eps};
+  const int64_t heads = p.num_tokens * (p.num_heads + 2 * p.num_kv_heads);
+  context.Launch(HeadsWriteKernel, dim3(Blocks(heads, kHeadWarps)),
+                 kHeadWarps * kWarpSize, 0, args);
 }
 
 void LatentWrite(LaunchContext& context, const LatentWriteParams& p) {

@@ -21,6 +21,8 @@ void SiluMul(LaunchContext& context, const SiluMulParams& params,
 void Zero(LaunchContext& context, float* out, int64_t n);
 void Add(LaunchContext& context, const float* in, int64_t n, float* out);
 void CacheWrite(LaunchContext& context, const CacheWriteParams& params);
+// REQUIRES: rows, not tiles.
+void HeadsWrite(LaunchContext& context, const HeadsWriteParams& params);
 void LatentWrite(LaunchContext& context, const LatentWriteParams& params);
 void CopyRows(LaunchContext& context, const CopyRowsParams& params);
 // The last `tail` values of every head, to be copied. `in` and `out` are the

@@ -192,6 +192,23 @@ void CheckedTable::CacheWrite(const CacheWriteParams& p) {
   inner_->CacheWrite(p);
 }
 
+void CheckedTable::HeadsWrite(const HeadsWriteParams& p) {
+  if (!Begin()) return;
+  Access access(*memory_, "HeadsWrite");
+  const int64_t kv_floats = p.num_tokens * p.num_kv_heads * p.head_dim;
+  access.Array("q", p.q, p.num_tokens * p.num_heads * p.head_dim);
+  access.Array("k", p.k, kv_floats);
+  access.Array("v", p.v, kv_floats);
+  access.Optional("q_norm", p.q_norm, p.head_dim);
+  access.Optional("k_norm", p.k_norm, p.head_dim);
+  access.Array("cos", p.cos, p.num_tokens * p.head_dim / 2);
+  access.Array("sin", p.sin, p.num_tokens * p.head_dim / 2);
+  access.Array("slot_mapping", p.slot_mapping, p.num_tokens);
+  UseView(access, "k_cache", p.k_cache);
+  UseView(access, "v_cache", p.v_cache);
+  inner_->HeadsWrite(p);
+}
+
 void CheckedTable::LatentWrite(const LatentWriteParams& p) {
   if (!Begin()) return;
   Access access(*memory_, "LatentWrite");
@@ -346,6 +363,10 @@ void CheckedTable::MoeExperts(const MoeExpertsParams& p) {
   access.Array("expert_ids", p.expert_ids, p.num_tokens * p.top_k);
   access.Array("expert_weights", p.expert_weights, p.num_tokens * p.top_k);
   access.Array("out", p.out, p.num_tokens * p.hidden_size);
+  if (p.shared.is_here()) {
+    access.Array("shared_scratch", p.shared_scratch,
+                 2 * p.num_tokens * p.shared.gate->out_features());
+  }
   inner_->MoeExperts(p);
 }
 

@@ -165,6 +165,65 @@ TEST_P(ElementwiseTest, SiluOverTheWholeRange) {
   EXPECT_TRUE(std::isnan(results[5]));
 }
 
+// The bits of the ops that it stands for.
+TEST_P(ElementwiseTest, HeadsWriteIsNormRopeAndCacheWrite) {
+  Random random(6);
+  const int64_t tokens = 5, heads = 6, kv_heads = 2, slots = 16;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t head_dim : {8, 64, 96, 128}) {
+      for (const bool with_norm : {false, true}) {
+        const int64_t width = kv_heads * head_dim;
+        const int64_t bytes = slots * width * DTypeBytes(dtype, 1);
+        const auto q = random.Normals(tokens * heads * head_dim);
+        const auto k = random.Normals(tokens * width);
+        const auto v = random.Normals(tokens * width);
+        const auto norms = random.Normals(2 * head_dim);
+        const auto angles = random.Normals(tokens * head_dim);
+        const std::vector<int64_t> slot_mapping = {3, -1, 15, 0, 7};
+        struct Result {
+          std::vector<float> q, k;
+          std::vector<uint8_t> k_cache, v_cache;
+        };
+        Result results[2];
+        for (Result& result : results) {
+          result = {q, k, std::vector<uint8_t>(bytes, 1),
+                    std::vector<uint8_t>(bytes, 2)};
+          HeadsWriteParams params;
+          params.q = result.q.data();
+          params.k = result.k.data();
+          params.v = v.data();
+          if (with_norm) {
+            params.q_norm = norms.data();
+            params.k_norm = norms.data() + head_dim;
+          }
+          params.cos = angles.data();
+          params.sin = angles.data() + tokens * head_dim / 2;
+          params.slot_mapping = slot_mapping.data();
+          params.k_cache =
+              TensorView(result.k_cache.data(), dtype, {slots, width});
+          params.v_cache =
+              TensorView(result.v_cache.data(), dtype, {slots, width});
+          params.num_tokens = tokens;
+          params.num_heads = heads;
+          params.num_kv_heads = kv_heads;
+          params.head_dim = static_cast<int32_t>(head_dim);
+          params.layout = head_dim == 64 ? RopeLayout::kInterleaved
+                                         : RopeLayout::kHalfSplit;
+          params.eps = 1e-6f;
+          if (&result == results) {
+            table_->KernelTable::HeadsWrite(params);
+          } else {
+            table_->HeadsWrite(params);
+          }
+        }
+        EXPECT_EQ(results[1].q, results[0].q) << head_dim;
+        EXPECT_EQ(results[1].k_cache, results[0].k_cache) << head_dim;
+        EXPECT_EQ(results[1].v_cache, results[0].v_cache) << head_dim;
+      }
+    }
+  }
+}
+
 TEST_P(ElementwiseTest, CacheWriteRoundsLikeTheReference) {
   Random random(4);
   const float inf = std::numeric_limits<float>::infinity();

@@ -380,26 +380,23 @@ TEST_P(LinearTest, GatedIsTwoProductsAndSiluMul) {
       const auto up = Pack(stored[1], precision);
       const auto biases = random.Normals(2 * rows);
       for (const int64_t tokens : {1, 8, 9, 32, 33}) {
-        for (const float limit : {0.0f, 0.5f}) {
-          SCOPED_TRACE(testing::Message()
-                       << DTypeName(dtype) << " tokens " << tokens);
-          const bool with_bias = tokens % 2 == 1;
-          const std::vector<float> in = random.Normals(tokens * width);
-          std::vector<float> gates(tokens * rows, NAN), ups = gates,
-                                                        expected = gates;
-          LinearPart parts[] = {
-              {gate.get(), with_bias ? biases.data() : nullptr,
-               expected.data()},
-              {up.get(), with_bias ? biases.data() + rows : nullptr,
-               ups.data()}};
-          table_->Linear({in.data(), tokens, width, parts});
-          table_->SiluMul({expected.data(), ups.data(), expected.data(), tokens,
-                           rows, limit});
-          parts[0].out = gates.data();
-          table_->GatedLinear(
-              {in.data(), tokens, width, parts[0], parts[1], limit});
-          EXPECT_EQ(gates, expected);
+        SCOPED_TRACE(testing::Message()
+                     << DTypeName(dtype) << " tokens " << tokens);
+        const std::vector<float> in = random.Normals(tokens * width);
+        std::vector<float> out(tokens * rows, NAN), expected = out, ups = out;
+        GatedLinearParams params = {in.data(),    tokens,     width,
+                                    {gate.get()}, {up.get()}, 0};
+        if (tokens % 2 == 1) {
+          params.gate.bias = biases.data();
+          params.up.bias = biases.data() + rows;
+          params.limit = 0.5f;
         }
+        params.up.out = ups.data();
+        params.gate.out = expected.data();
+        table_->KernelTable::GatedLinear(params);
+        params.gate.out = out.data();
+        table_->GatedLinear(params);
+        EXPECT_EQ(out, expected);
       }
     }
   }

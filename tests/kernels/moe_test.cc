@@ -326,13 +326,16 @@ TEST_P(MoeTest, ExpertsAsTheReferenceAndAloneAsInABatch) {
   }
 }
 
-// Rows enough for the kernels of a prefill, most of them of one expert.
+// Few rows an expert, listed or sorted, and enough for the kernels of a
+// prefill; most of them are of one expert.
 TEST_P(MoeTest, ManyTokensAreEachAsAlone) {
   Random random(23);
-  const int64_t hidden = 128, inner = 256, experts = 5, tokens = 170;
+  const int64_t hidden = 128, inner = 256, tokens = 170;
   const int32_t top_k = 2;
-  for (const DType dtype : {DType::kBF16, DType::kF8E4M3, DType::kQ4_0}) {
-    SCOPED_TRACE(DTypeName(dtype));
+  for (const auto& [dtype, experts] :
+       {std::pair{DType::kBF16, 5}, std::pair{DType::kF8E4M3, 5},
+        std::pair{DType::kQ4_0, 5}, std::pair{DType::kBF16, 12}}) {
+    SCOPED_TRACE(testing::Message() << DTypeName(dtype) << " of " << experts);
     std::vector<StoredWeight> stored;
     std::vector<std::unique_ptr<PackedMatrix>> packed;
     stored.reserve(3 * experts);
@@ -361,11 +364,87 @@ TEST_P(MoeTest, ManyTokensAreEachAsAlone) {
       table_->MoeExperts(choices.Params(first, count, out.data()));
       return out;
     };
-    const std::vector<float> out = run(0, tokens);
+    std::vector<float> alone;
     for (int64_t t = 0; t < tokens; ++t) {
-      EXPECT_EQ(run(t, 1), std::vector<float>(out.begin() + t * hidden,
-                                              out.begin() + (t + 1) * hidden))
-          << "token " << t;
+      const std::vector<float> out = run(t, 1);
+      alone.insert(alone.end(), out.begin(), out.end());
+    }
+    for (const int64_t count : {int64_t{8}, int64_t{32}, int64_t{40}, tokens}) {
+      EXPECT_EQ(
+          run(0, count),
+          std::vector<float>(alone.begin(), alone.begin() + count * hidden))
+          << count << " tokens";
+    }
+  }
+}
+
+// The bits of the ops that stand for it, beside the routed experts or not.
+TEST_P(MoeTest, SharedExpertsAreAddedLast) {
+  Random random(25);
+  const int64_t hidden = 64, inner = 96, shared_inner = 224;
+  const int32_t top_k = 2, experts = 6;
+  struct Case {
+    DType dtype, shared_dtype;
+    Precision precision;
+  };
+  for (const Case& c : {Case{DType::kBF16, DType::kBF16, Precision::kFast},
+                        Case{DType::kQ4_0, DType::kQ4_0, Precision::kFast},
+                        Case{DType::kQ4_0, DType::kBF16, Precision::kFast},
+                        Case{DType::kF32, DType::kF32, Precision::kExact}}) {
+    std::vector<StoredWeight> stored;
+    std::vector<std::unique_ptr<PackedMatrix>> packed;
+    stored.reserve(3 * (experts + 1));
+    const auto expert = [&](DType dtype, int64_t width) {
+      for (const bool down : {false, false, true}) {
+        stored.push_back(MakeWeight(dtype, down ? hidden : width,
+                                    down ? width : hidden, random));
+        packed.push_back(*table_->Pack(stored.back().view, c.precision));
+      }
+      const auto last = packed.end();
+      return ExpertWeights{last[-3].get(), last[-2].get(), last[-1].get()};
+    };
+    std::vector<ExpertWeights> weights;
+    for (int32_t e = 0; e < experts; ++e) {
+      weights.push_back(expert(c.dtype, inner));
+    }
+    const ExpertWeights shared = expert(c.shared_dtype, shared_inner);
+    for (const int64_t tokens : {1, 5, 9, 40}) {
+      SCOPED_TRACE(testing::Message()
+                   << DTypeName(c.dtype) << " " << DTypeName(c.shared_dtype)
+                   << " tokens " << tokens);
+      const auto x = random.Normals(tokens * hidden);
+      const auto factors = random.Normals(tokens * top_k);
+      std::vector<int32_t> ids;
+      for (int64_t t = 0; t < tokens; ++t) {
+        const auto first = static_cast<int32_t>(random.Integer(0, experts - 2));
+        ids.push_back(first);
+        ids.push_back(first + 1);
+      }
+      std::vector<ExpertWeights> here = weights;
+      const Choices choices = {x, ids, factors, here, hidden, inner, top_k};
+      std::vector<float> scratch(2 * tokens * shared_inner);
+      const std::vector<float> base = random.Normals(tokens * hidden);
+      for (const bool any_here : {true, false}) {
+        if (!any_here) here.assign(experts, ExpertWeights());
+        std::vector<float> expected = base, out = base;
+        MoeExpertsParams params = choices.Params(0, tokens, expected.data());
+        params.swiglu_limit = 1.5f;
+        table_->MoeExperts(params);
+        float* gate = scratch.data();
+        table_->GatedLinear({x.data(),
+                             tokens,
+                             hidden,
+                             {shared.gate, nullptr, gate},
+                             {shared.up, nullptr, gate + tokens * shared_inner},
+                             params.swiglu_limit});
+        const LinearPart down = {shared.down, nullptr, expected.data(), true};
+        table_->Linear({gate, tokens, shared_inner, {&down, 1}});
+        params.out = out.data();
+        params.shared = shared;
+        params.shared_scratch = scratch.data();
+        table_->MoeExperts(params);
+        EXPECT_EQ(out, expected);
+      }
     }
   }
 }

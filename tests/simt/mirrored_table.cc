@@ -181,6 +181,37 @@ void MirroredTable::CacheWrite(const CacheWriteParams& params) {
   mirror.Fetch();
 }
 
+void MirroredTable::HeadsWrite(const HeadsWriteParams& params) {
+  HeadsWriteParams p = params;
+  auto* k_cache = static_cast<uint8_t*>(p.k_cache.data);
+  auto* v_cache = static_cast<uint8_t*>(p.v_cache.data);
+  const int64_t kv_floats = p.num_tokens * p.num_kv_heads * p.head_dim;
+  Mirror mirror(*inner_);
+  mirror.Out(p.q, p.num_tokens * p.num_heads * p.head_dim);
+  mirror.Out(p.k, kv_floats);
+  mirror.In(p.v, kv_floats);
+  mirror.In(p.q_norm, p.head_dim);
+  mirror.In(p.k_norm, p.head_dim);
+  mirror.In(p.cos, p.num_tokens * p.head_dim / 2);
+  mirror.In(p.sin, p.num_tokens * p.head_dim / 2);
+  mirror.In(p.slot_mapping, p.num_tokens);
+  mirror.Out(k_cache, p.k_cache.bytes());
+  mirror.Out(v_cache, p.v_cache.bytes());
+  mirror.Send();
+  p.q = mirror.At(p.q);
+  p.k = mirror.At(p.k);
+  p.v = mirror.At(p.v);
+  p.q_norm = mirror.At(p.q_norm);
+  p.k_norm = mirror.At(p.k_norm);
+  p.cos = mirror.At(p.cos);
+  p.sin = mirror.At(p.sin);
+  p.slot_mapping = mirror.At(p.slot_mapping);
+  p.k_cache.data = mirror.At(k_cache);
+  p.v_cache.data = mirror.At(v_cache);
+  inner_->HeadsWrite(p);
+  mirror.Fetch();
+}
+
 void MirroredTable::LatentWrite(const LatentWriteParams& params) {
   LatentWriteParams p = params;
   const int64_t row = p.cache.dim(1);
@@ -423,8 +454,13 @@ void MirroredTable::MoeExperts(const MoeExpertsParams& params) {
   mirror.In(p.expert_ids, p.num_tokens * p.top_k);
   mirror.In(p.expert_weights, p.num_tokens * p.top_k);
   mirror.Out(p.out, p.num_tokens * p.hidden_size);
+  if (p.shared.is_here()) {
+    mirror.Out(p.shared_scratch,
+               2 * p.num_tokens * p.shared.gate->out_features());
+  }
   mirror.Send();
   p.in = mirror.At(p.in);
+  p.shared_scratch = mirror.At(p.shared_scratch);
   p.expert_ids = mirror.At(p.expert_ids);
   p.expert_weights = mirror.At(p.expert_weights);
   p.out = mirror.At(p.out);

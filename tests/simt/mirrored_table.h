@@ -49,6 +49,7 @@ class MirroredTable : public KernelTable {
   void Rope(const RopeParams& params) override;
   void SiluMul(const SiluMulParams& params) override;
   void CacheWrite(const CacheWriteParams& params) override;
+  void HeadsWrite(const HeadsWriteParams& params) override;
   void PagedAttention(const PagedAttentionParams& params) override;
   void LatentWrite(const LatentWriteParams& params) override;
   void LatentAttention(const LatentAttentionParams& params) override;
