@@ -1,5 +1,6 @@
 #include "kernels/cuda/cuda_table.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "kernels/cuda/sample.h"
 #include "kernels/cuda/staging.h"
 #include "kernels/cuda/warpgroup_probe.h"
+#include "kernels/quant/float_bits.h"
 
 namespace shoal {
 namespace cuda {
@@ -247,6 +249,30 @@ absl::StatusOr<std::unique_ptr<DeviceBuffer>> CudaKernelTable::Copy(
   return buffer;
 }
 
+// Matrices of types with separate scales have some, and of FP8 in f32, so that
+// kernels need not ask. `widened` is where new ones are.
+WeightView WithScales(WeightView weight, std::vector<float>& widened) {
+  const DType dtype = weight.data.dtype;
+  const bool is_fp8 = dtype == DType::kF8E4M3 || dtype == DType::kF8E5M2;
+  if (!is_fp8 && dtype != DType::kF4E2M1) return weight;
+  if (weight.scales.empty()) {
+    widened = {1.0f};
+    weight.scales = ConstTensorView(widened.data(), DType::kF32, {1, 1});
+    weight.scale_rows = static_cast<int32_t>(weight.out_features());
+    weight.scale_cols =
+        static_cast<int32_t>((weight.in_features() + 7) / 8 * 8);
+  } else if (is_fp8 && weight.scales.dtype == DType::kF8E8M0) {
+    const auto* bytes = static_cast<const uint8_t*>(weight.scales.data);
+    widened.resize(weight.scales.bytes());
+    std::transform(bytes, bytes + widened.size(), widened.begin(), F8E8M0ToF32);
+    weight.scales.data = widened.data();
+    weight.scales.dtype = DType::kF32;
+  }
+  // Eight neighbouring weights are read under one scale.
+  SHOAL_CHECK(weight.scale_cols % 8 == 0);
+  return weight;
+}
+
 absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaKernelTable::Pack(
     const WeightView& weight, Precision precision) {
   if (!IsProductType(weight.data.dtype)) {
@@ -254,17 +280,17 @@ absl::StatusOr<std::unique_ptr<PackedMatrix>> CudaKernelTable::Pack(
         absl::StrCat("no product with weights of type ",
                      std::string(DTypeName(weight.data.dtype))));
   }
-  // Eight neighbouring weights are read under one scale.
-  SHOAL_CHECK(weight.scales.empty() || weight.scale_cols % 8 == 0);
-  auto data = Copy(weight.data);
+  std::vector<float> widened;
+  const WeightView stored = WithScales(weight, widened);
+  auto data = Copy(stored.data);
   if (!data.ok()) return data.status();
   std::unique_ptr<DeviceBuffer> scales;
-  if (!weight.scales.empty()) {
-    auto copied = Copy(weight.scales);
+  if (!stored.scales.empty()) {
+    auto copied = Copy(stored.scales);
     if (!copied.ok()) return copied.status();
     scales = *std::move(copied);
   }
-  return std::make_unique<CudaMatrix>(weight, precision, *std::move(data),
+  return std::make_unique<CudaMatrix>(stored, precision, *std::move(data),
                                       std::move(scales));
 }
 

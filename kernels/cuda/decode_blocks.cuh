@@ -23,19 +23,23 @@ struct WeightBlock {
   __device__ __forceinline__ void Fetch(const uint8_t* row, uint32_t index) {
     const uint8_t* at = row + index * kBytes;
     if constexpr (kMin) {
-      const auto* words = reinterpret_cast<const uint32_t*>(at);
-      scales = words[0];
+      scales = decode::LoadAs<uint32_t>(at);
 #pragma unroll
-      for (int i = 0; i < kBody; ++i) body[i] = words[i + 1];
+      for (int i = 0; i < kBody; ++i) {
+        body[i] = decode::LoadAs<uint32_t>(at + 4 * (i + 1));
+      }
     } else {
       // Two bytes of a scale bring the rest across the edges of words.
       const bool odd = (reinterpret_cast<uintptr_t>(at) & 2) != 0;
-      const auto* words = reinterpret_cast<const uint32_t*>(at - (odd ? 2 : 0));
+      const uint8_t* words = at - (odd ? 2 : 0);
       uint32_t w[kBody + 1];
 #pragma unroll
-      for (int i = 0; i < kBody; ++i) w[i] = words[i];
+      for (int i = 0; i < kBody; ++i) {
+        w[i] = decode::LoadAs<uint32_t>(words + 4 * i);
+      }
       // Nothing is read past the block.
-      w[kBody] = odd ? words[kBody] : decode::Load16(at + 4 * kBody);
+      w[kBody] = odd ? decode::LoadAs<uint32_t>(words + 4 * kBody)
+                     : decode::Load16(at + 4 * kBody);
       scales = odd ? w[0] >> 16 : w[0] & 0xffff;
 #pragma unroll
       for (int i = 0; i < kBody; ++i) {

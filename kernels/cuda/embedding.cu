@@ -45,8 +45,7 @@ void Embedding(LaunchContext& context, const EmbeddingParams& params) {
                         args.layout.row_bytes % 16 == 0;
   if (!table.scales.empty()) {
     args.layout.scale_rows = table.scale_rows;
-    args.layout.scale_cols = table.scale_cols;
-    args.layout.scales_across = static_cast<int32_t>(table.scales.dim(1));
+    args.layout.SetScaleColumns(table.scale_cols);
     args.layout.scales_are_e8m0 = table.scales.dtype == DType::kF8E8M0;
   }
   args.token_ids = params.token_ids;

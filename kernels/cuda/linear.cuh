@@ -239,12 +239,8 @@ inline ProductArgs MakeProductArgs(const GroupedProduct& product) {
   args.layout.in_features = shape.in_features;
   args.layout.aligned = shape.aligned && row_bytes % 16 == 0;
   args.layout.scale_rows = shape.scale_rows;
-  args.layout.scale_cols = shape.scale_cols;
   args.layout.scales_are_e8m0 = shape.scales_are_e8m0;
-  if (shape.scale_cols > 0) {
-    args.layout.scales_across = static_cast<int32_t>(
-        (shape.in_features + shape.scale_cols - 1) / shape.scale_cols);
-  }
+  if (shape.scale_cols > 0) args.layout.SetScaleColumns(shape.scale_cols);
   args.in_aligned = InputIsAligned(product);
   return args;
 }

@@ -19,9 +19,11 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
   constexpr int kFeatureTiles = kFewRowsFeatures / 16;
   constexpr int kValues = kFeatureTiles * kRowTiles * 4;
   constexpr bool kBlocks = kHasBlocks32<kType>;
-  // Steps whose weights, and whose inputs, are under way.
-  constexpr int kAhead = kBlocks || kRowTiles == 1 ? 4 : 2;
-  constexpr int kInputsAhead = kRowTiles == 1 ? 4 : 2;
+  // Steps whose weights, and whose inputs, are under way: as many as there are
+  // registers for.
+  constexpr int kAhead =
+      kBlocks || (kRowTiles == 1 && !kHasLargeBlocks<kType>) ? 4 : 2;
+  constexpr int kInputsAhead = kRowTiles == 1 ? kAhead : 2;
   __shared__ float partial[kSegments][kValues][kWarpSize];
   const ProductArgs& args = set.parts[part];
   const GroupedProduct& p = args.p;
