@@ -58,11 +58,37 @@ __device__ __forceinline__ uint4 Pack8(const float* v) {
   return {PackBF16(v[0], v[1]), PackBF16(v[2], v[3]), PackBF16(v[4], v[5]),
           PackBF16(v[6], v[7])};
 }
+// scale · code of signed codes of up to five bits, rounded once: two in each
+// register from the first byte on. The part of the scale that bf16 has not is
+// of three bits, and a product with it exact.
+template <int kOffset>
+__device__ __forceinline__ uint4 ScaledPairs(const uint32_t (&codes)[2],
+                                             float scale) {
+  constexpr uint32_t k128 = 0x43434343u;  // of two, above bytes
+  constexpr uint32_t kZero = 0xc300c300u | kOffset << 16 | kOffset;
+  const uint32_t upper = PackBF16(scale, scale);
+  const float rest = scale - __uint_as_float(upper & 0xffff0000u);
+  const uint32_t lower = PackBF16(rest, rest);
+  uint32_t out[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t bytes =
+        __byte_perm(codes[i / 2], k128, i % 2 == 0 ? 0x4140 : 0x4342);
+    constexpr uint32_t kOnes = 0x3f803f80u, kMinusZeros = 0x80008000u;
+    const uint32_t code = FmaBF16x2(bytes, kOnes, kZero);
+    out[i] = FmaBF16x2(code, upper, FmaBF16x2(code, lower, kMinusZeros));
+  }
+  return {out[0], out[1], out[2], out[3]};
+}
 template <DType kType>
 __device__ __forceinline__ uint4 DecodeBF16(const WeightUnit<kType>& unit,
                                             int64_t k) {
   if constexpr (kType == DType::kBF16) {
     return {unit.codes[0], unit.codes[1], unit.codes[2], unit.codes[3]};
+  } else if constexpr (kType == DType::kQ4_0 || kType == DType::kQ5_0) {
+    const decode::CodedWeights<kType> coded(unit, k);
+    return ScaledPairs<decode::CodedWeights<kType>::kOffset>(coded.codes,
+                                                             coded.scale);
   } else {
     float w[kUnit];
     Decode(unit, k, w);

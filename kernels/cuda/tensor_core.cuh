@@ -18,6 +18,32 @@ __device__ __forceinline__ uint32_t PackBF16(float low, float high) {
 #endif
 }
 
+// a · b + c of two pairs of bf16, rounded once.
+__device__ __forceinline__ uint32_t FmaBF16x2(uint32_t a, uint32_t b,
+                                              uint32_t c) {
+#if defined(__CUDACC__)
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+#else
+  const auto part = [&](int by) {
+    const auto widen = [by](uint32_t pair) {
+      return double{WidenBF16(static_cast<uint16_t>(pair >> by))};
+    };
+    // Rounded to odd on the way, so that the second time is as the only one.
+    const double exact = widen(a) * widen(b) + widen(c);
+    auto near = static_cast<float>(exact);
+    if (near != exact && std::isfinite(near)) {
+      const float next =
+          std::nextafter(near, exact > near ? HUGE_VALF : -HUGE_VALF);
+      if ((__float_as_uint(near) & 1) == 0) near = next;
+    }
+    return static_cast<uint32_t>(NarrowBF16(near)) << by;
+  };
+  return part(0) | part(16);
+#endif
+}
+
 // d += a · b: a is 16×16, b 16×8, both bf16; d is 16×8 in f32. All lanes call
 // it. With g = lane / 4 and t = lane % 4 a lane holds (PTX ISA, matrix
 // fragments for mma.m16n8k16 with .bf16), two neighbours in k a register:
