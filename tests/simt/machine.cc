@@ -241,6 +241,7 @@ DeviceHeap& TheHeap() {
 }
 
 std::atomic<int64_t> launches_left = std::numeric_limits<int64_t>::max();
+std::atomic<int64_t> num_launches = 0;
 
 }  // namespace
 
@@ -292,9 +293,11 @@ void FailAfter(int64_t num_launches) { launches_left = num_launches; }
 void Repair() { launches_left = std::numeric_limits<int64_t>::max(); }
 bool CountLaunch() {
   if (launches_left <= 0) return false;
+  ++num_launches;
   --launches_left;
   return true;
 }
+int64_t NumLaunches() { return num_launches; }
 bool HasFailed() { return launches_left <= 0; }
 
 }  // namespace shoal::simt

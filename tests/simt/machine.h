@@ -60,6 +60,8 @@ void Repair();
 // Counts a launch; false once the device has failed.
 bool CountLaunch();
 bool HasFailed();
+// Launches since the process began.
+int64_t NumLaunches();
 
 }  // namespace shoal::simt
 
