@@ -55,7 +55,7 @@ __device__ __forceinline__ float CodeToFloat(uint32_t codes, int i) {
 
 // Two values of E4M3 as halves, which have them all.
 __device__ __forceinline__ uint32_t WidenE4M3(uint32_t pair) {
-#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
   uint32_t halves;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;"
       : "=r"(halves)
