@@ -94,11 +94,11 @@ class TensorTile {
         WaitForCopies<0>();
       }
       __syncthreads();
-      Score(buffer);
+      row_tiles_ == 2 ? Score<2>(buffer) : Score<1>(buffer);
       __syncthreads();
       Weigh(first, end - first, scale);
       __syncthreads();
-      AddValues(buffer);
+      row_tiles_ == 2 ? AddValues<2>(buffer) : AddValues<1>(buffer);
       __syncthreads();
       buffer = 1 - buffer;
     }
@@ -230,6 +230,29 @@ class TensorTile {
                                             int32_t count, uint16_t* to) {
     const int32_t stride = shape_.half_stride(pieces.width);
     const auto* halves = static_cast<const uint16_t*>(from);
+    if (pieces.in_row >= kWarpSize) {  // long rows: a warp has whole ones
+      constexpr int kTogether = 3;     // MLA's rows have 72 pieces
+#pragma unroll 1
+      for (int32_t row = warp_; row < kStepKeys; row += kTileWarps) {
+        const bool there = first + row < count;
+        const int64_t place = there ? places_[first + row] : 0;
+        const uint16_t* source = halves + place * pieces.width + 8 * lane_;
+        uint16_t* target = to + row * stride + 8 * lane_;
+#pragma unroll 1
+        for (int32_t left = pieces.in_row - lane_; left > 0;
+             left -= kTogether * kWarpSize) {
+#pragma unroll
+          for (int32_t j = 0; j < kTogether; ++j) {
+            if (j * kWarpSize >= left) continue;
+            CopyAsync16(target + 8 * kWarpSize * j, source + 8 * kWarpSize * j,
+                        !there);
+          }
+          target += 8 * kTogether * kWarpSize;
+          source += 8 * kTogether * kWarpSize;
+        }
+      }
+      return;
+    }
     int32_t row = pieces.first_row;
     int32_t piece = pieces.first_piece;
     while (row < kStepKeys) {
@@ -247,58 +270,57 @@ class TensorTile {
   }
 
   // Products of queries and keys, [row][key], unscaled.
+  template <int kRowTiles>
   __device__ __forceinline__ void Score(int buffer) {
-    const int32_t stride = shape_.half_stride(shape_.key_dim);
-    const int m = row_tiles_ == 2 ? warp_ / 4 : 0;
-    const int first_key = row_tiles_ == 2 ? warp_ % 4 * 16 : warp_ * 8;
+    const int32_t width = shape_.key_dim;
+    const int32_t stride = shape_.half_stride(width);
+    const int m = kRowTiles == 2 ? warp_ / 4 : 0;
+    const int first_key = kRowTiles == 2 ? warp_ % 4 * 16 : warp_ * 8;
     // Rows and columns of the four tiles that a load brings: those of queries
-    // are (row 0, 0), (row 8, 0), (row 0, 8), (row 8, 8), those of keys
-    // (key 0, 0), (key 0, 8), (key 8, 0), (key 8, 8).
+    // are (row 0, 0), (row 8, 0), (row 0, 8), (row 8, 8); those of keys (key 0,
+    // 0), (key 0, 8), (key 8, 0), (key 8, 8) or, of eight keys, 32 columns.
     const uint16_t* a_row =
         q_ + (16 * m + lane_ % 8 + lane_ / 8 % 2 * 8) * stride + lane_ / 16 * 8;
     const int key =
-        first_key + lane_ % 8 + (row_tiles_ == 2 ? lane_ / 16 * 8 : 0);
-    const uint16_t* b_row = keys(buffer) + key * stride + lane_ / 8 % 2 * 8;
+        first_key + lane_ % 8 + (kRowTiles == 2 ? lane_ / 16 * 8 : 0);
+    const uint16_t* b_row = keys(buffer) + key * stride +
+                            (kRowTiles == 2 ? lane_ / 8 % 2 : lane_ / 8) * 8;
     // Several sums a dot, so that products need not wait for each other: four
     // for long rows, two for those that warpgroups have in their registers.
     constexpr int kChains = kColumnTiles > 2 ? 4 : 2;
+    constexpr int32_t kRound = 16 * kChains;
     float chains[kChains][2][4] = {};
-    for (int32_t base = 0; base < shape_.key_dim; base += 16 * kChains) {
+    const auto round = [&](int32_t base, int32_t end) {
+      uint32_t b[4];
 #pragma unroll
       for (int c = 0; c < kChains; ++c) {
         const int32_t d = base + 16 * c;
-        if (d >= shape_.key_dim) continue;
-        uint32_t a[4], b[4];
+        if (d >= end) continue;
+        // Past a row's end lies memory of the next one, which is not used.
+        if (kRowTiles == 2 || c % 2 == 0) LoadTiles4<false>(b_row + d, b);
+        uint32_t a[4];
         LoadTiles4<false>(a_row + d, a);
-        LoadTiles4<false>(b_row + d, b);
-        const uint32_t left[2] = {b[0], b[1]};
+        const int at = kRowTiles == 2 ? 0 : c % 2 * 2;
+        const uint32_t left[2] = {b[at], b[at + 1]};
         MultiplyTile(a, left, chains[c][0]);
-        if (row_tiles_ == 2) {
+        if constexpr (kRowTiles == 2) {
           const uint32_t right[2] = {b[2], b[3]};
           MultiplyTile(a, right, chains[c][1]);
         }
       }
-    }
-    float sums[2][4];
+    };
+    int32_t base = 0;
+    for (; base + kRound <= width; base += kRound) round(base, base + kRound);
+    if (base < width) round(base, width);
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
+    for (int n = 0; n < kRowTiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        sums[n][i] = chains[0][n][i] + chains[1][n][i];
-        if constexpr (kChains == 4) {
-          sums[n][i] += chains[2][n][i] + chains[3][n][i];
-        }
-      }
-    }
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      if (n < row_tiles_) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int row = 16 * m + lane_ / 4 + (i >= 2 ? 8 : 0);
-          scores_[row * kScoreStride + first_key + 8 * n + lane_ % 4 * 2 +
-                  i % 2] = sums[n][i];
-        }
+        float sum = chains[0][n][i] + chains[1][n][i];
+        if constexpr (kChains == 4) sum += chains[2][n][i] + chains[3][n][i];
+        const int row = 16 * m + lane_ / 4 + (i >= 2 ? 8 : 0);
+        scores_[row * kScoreStride + first_key + 8 * n + lane_ % 4 * 2 +
+                i % 2] = sum;
       }
     }
   }
@@ -339,13 +361,13 @@ class TensorTile {
     }
   }
 
+  template <int kRowTiles>
   __device__ __forceinline__ void AddValues(int buffer) {
     const int32_t stride = shape_.half_stride(
         shape_.shared_values ? shape_.key_dim : shape_.value_dim);
     const uint16_t* value_row = values(buffer) + lane_ * stride + 8 * warp_;
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      if (m >= row_tiles_) continue;
+    for (int m = 0; m < kRowTiles; ++m) {
       const float upper = shrinks_[16 * m + lane_ / 4];
       const float lower = shrinks_[16 * m + lane_ / 4 + 8];
 #pragma unroll
@@ -356,10 +378,9 @@ class TensorTile {
     }
 #pragma unroll
     for (int half = 0; half < kStepKeys / 32; ++half) {
-      uint32_t a[2][2][4];  // row tiles, 16 keys each
+      uint32_t a[kRowTiles][2][4];  // row tiles, 16 keys each
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        if (m >= row_tiles_) continue;
+      for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
           LoadTiles4<false>(
@@ -386,8 +407,7 @@ class TensorTile {
             if (64 * (n + i) + 8 * warp_ >= shape_.value_dim) continue;
             const uint32_t keys[2] = {b[i][2 * k], b[i][2 * k + 1]};
 #pragma unroll
-            for (int m = 0; m < 2; ++m) {
-              if (m >= row_tiles_) continue;
+            for (int m = 0; m < kRowTiles; ++m) {
               MultiplyTile(a[m][k], keys, acc_[m][n + i]);
             }
           }
