@@ -48,7 +48,9 @@ struct WeightBlock {
     }
   }
 
-  // The weights from 8 · j on.
+  // The weights from 8 · j on, which Decode() is told lie Offset(j) behind the
+  // block's first.
+  __device__ __forceinline__ static int Offset(int j) { return kUnit * j; }
   __device__ __forceinline__ WeightUnit<kType> Unit(int j) const {
     WeightUnit<kType> unit;
     unit.scale = scales & 0xffff;
@@ -60,5 +62,56 @@ struct WeightBlock {
     return unit;
   }
 };
+
+// The same of a sub-block of Q4_K or Q5_K, which shares its bytes with another.
+template <DType kType>
+struct WeightSubBlock {
+  static constexpr bool kFive = kType == DType::kQ5_K;
+  static constexpr int kBytes = kFive ? 176 : 144;  // of eight of them
+
+  uint32_t scales, sub_scale;
+  uint32_t codes[8];
+  uint32_t high[kFive ? 8 : 1];
+
+  __device__ __forceinline__ void Fetch(const uint8_t* row, uint32_t index) {
+    const uint8_t* at = row + index / 8 * kBytes;
+    const uint32_t sub = index % 8;
+    const auto head = decode::LoadAs<uint4>(at);
+    scales = head.x;
+    sub_scale = decode::SubScale(head, sub);
+    if (kFive) Load32Bytes(at + 16, high);
+    Load32Bytes(at + (kFive ? 48 : 16) + 32 * (sub / 2), codes);
+  }
+
+  // All that matters is which sub-block it is.
+  __device__ __forceinline__ static int Offset(int /*j*/) { return 0; }
+  __device__ __forceinline__ WeightUnit<kType> Unit(int j) const {
+    WeightUnit<kType> unit;
+    unit.scale = scales & 0xffff;
+    unit.min = scales >> 16;
+    unit.sub_scale = sub_scale;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      unit.codes[i] = codes[2 * j + i];
+      if (kFive) unit.high[i] = high[2 * j + i];
+    }
+    return unit;
+  }
+
+ private:
+  __device__ __forceinline__ static void Load32Bytes(const uint8_t* at,
+                                                     uint32_t* words) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const auto four = decode::LoadAs<uint4>(at + 16 * i);
+      words[4 * i] = four.x, words[4 * i + 1] = four.y;
+      words[4 * i + 2] = four.z, words[4 * i + 3] = four.w;
+    }
+  }
+};
+template <>
+struct WeightBlock<DType::kQ4_K> : WeightSubBlock<DType::kQ4_K> {};
+template <>
+struct WeightBlock<DType::kQ5_K> : WeightSubBlock<DType::kQ5_K> {};
 
 }  // namespace shoal::cuda

@@ -49,6 +49,14 @@ struct WeightLayout {
 
 namespace decode {
 
+// What scale and minimum of sub-block `sub` are in, of six bits each, from the
+// first 16 bytes of a block of Q4_K or Q5_K: a byte of each of three words.
+__device__ __forceinline__ uint32_t SubScale(const uint4& head, uint32_t sub) {
+  const uint32_t part = 8 * (sub % 4);
+  return (head.y >> part & 0xff) | (head.z >> part & 0xff) << 8 |
+         ((sub < 4 ? head.z : head.w) >> part & 0xff) << 16;
+}
+
 // Loads of one type; see WeightRow::Fetch(). `row` is the row's first byte.
 template <DType kType, bool kWhole>
 __device__ __forceinline__ void FetchCodes(const uint8_t* row, int64_t k,
@@ -167,14 +175,10 @@ __device__ __forceinline__ void FetchCodes(const uint8_t* row, int64_t k,
     constexpr bool kFive = kType == DType::kQ5_K;
     const uint8_t* b = row + at32 / 256 * (kFive ? 176 : 144);
     const uint32_t at = at32 % 256;
-    // Blocks are whole 16 bytes. The first have scale and minimum, and those of
-    // sub-blocks, of six bits, in byte `part` of three words.
     const auto head = LoadAs<uint4>(b);
     unit.scale = head.x & 0xffff;
     unit.min = head.x >> 16;
-    const uint32_t part = 8 * (at / 32 % 4);
-    unit.sub_scale = (head.y >> part & 0xff) | (head.z >> part & 0xff) << 8 |
-                     ((at < 128 ? head.z : head.w) >> part & 0xff) << 16;
+    unit.sub_scale = SubScale(head, at / 32);
     take_aligned(b + (kFive ? 48 : 16) + 32 * (at / 64) + at % 32);
     if (kFive) {
       const auto high = LoadAs<uint2>(b + 16 + at % 32);
@@ -202,13 +206,14 @@ __device__ __forceinline__ void FetchCodes(const uint8_t* row, int64_t k,
 
 }  // namespace decode
 
-// Types whose blocks of 32 a lane reads as one.
+// Types whose blocks of 32, or sub-blocks, a lane reads as one.
 template <DType kType>
 inline constexpr bool kHasBlocks32 =
     kType == DType::kQ4_0 || kType == DType::kQ4_1 || kType == DType::kQ5_0 ||
-    kType == DType::kQ5_1 || kType == DType::kQ8_0 || kType == DType::kIQ4_NL;
+    kType == DType::kQ5_1 || kType == DType::kQ8_0 || kType == DType::kIQ4_NL ||
+    kType == DType::kQ4_K || kType == DType::kQ5_K;
 
-// Types of blocks read by the byte, in units of eight weights.
+// Types of blocks read in units of eight weights, by the byte.
 template <DType kType>
 inline constexpr bool kHasLargeBlocks =
     !kHasSeparateScales<kType> && !kHasBlocks32<kType> &&

@@ -23,7 +23,8 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
   // registers for.
   constexpr int kAhead =
       kBlocks || (kRowTiles == 1 && !kHasLargeBlocks<kType>) ? 4 : 2;
-  constexpr int kInputsAhead = kRowTiles == 1 ? kAhead : 2;
+  constexpr int kInputsAhead =
+      kRowTiles == 1 && kType != DType::kQ5_K ? kAhead : 2;
   __shared__ float partial[kSegments][kValues][kWarpSize];
   const ProductArgs& args = set.parts[part];
   const GroupedProduct& p = args.p;
@@ -69,7 +70,7 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
           weights[kBlocks ? 1 : kAhead][kFeatureTiles][2];
 #pragma unroll
       for (int s = 0; s < (kBlocks ? 1 : kAhead); ++s) {
-        if (base + s >= end) continue;
+        if (!kBlocks && base + s >= end) continue;
         const int32_t k = UnitAt<kType>(base + s, unit);
 #pragma unroll
         for (int m = 0; m < kFeatureTiles; ++m) {
@@ -87,12 +88,13 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
           }
         }
       }
+      const int32_t first_k = BlockAt(base, unit);
 #pragma unroll
       for (int begin = 0; begin < kAhead; begin += kInputsAhead) {
         float x[kInputsAhead][kRowTiles][kUnit];
 #pragma unroll
         for (int s = begin; s < begin + kInputsAhead; ++s) {
-          if (base + s >= end) continue;
+          if (!kBlocks && base + s >= end) continue;
 #pragma unroll
           for (int j = 0; j < kRowTiles; ++j) {
             LoadInput8<kWhole>(in[j], UnitAt<kType>(base + s, unit), width,
@@ -101,8 +103,7 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
         }
 #pragma unroll
         for (int s = begin; s < begin + kInputsAhead; ++s) {
-          if (base + s >= end) continue;
-          const int32_t k = UnitAt<kType>(base + s, unit);
+          if (!kBlocks && base + s >= end) continue;
           uint4 b[kRowTiles];
 #pragma unroll
           for (int j = 0; j < kRowTiles; ++j) b[j] = Pack8(x[s - begin][j]);
@@ -112,9 +113,12 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
               if constexpr (kBlocks) {
-                rows_of_tile[half] = DecodeBF16(weights[0][m][half].Unit(s), k);
+                const WeightBlock<kType>& block = weights[0][m][half];
+                rows_of_tile[half] =
+                    DecodeBF16(block.Unit(s), first_k + block.Offset(s));
               } else {
-                rows_of_tile[half] = DecodeBF16(weights[s][m][half], k);
+                rows_of_tile[half] = DecodeBF16(weights[s][m][half],
+                                                UnitAt<kType>(base + s, unit));
               }
             }
             MultiplyStep(rows_of_tile[0], rows_of_tile[1], b, sums[m]);

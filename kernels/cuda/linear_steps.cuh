@@ -130,6 +130,12 @@ __device__ __forceinline__ int32_t UnitAt(int32_t step, int unit) {
          step % kTogether * kUnit;
 }
 
+// Where the block of 32 begins that unit `unit` of four steps from `step` on
+// has.
+__device__ __forceinline__ int32_t BlockAt(int32_t step, int unit) {
+  return step / 4 * 4 * kStep + unit * 4 * kUnit;
+}
+
 // Steps of a width, and of one of its segments.
 template <DType kType>
 __device__ __forceinline__ int64_t NumSteps(int64_t width) {

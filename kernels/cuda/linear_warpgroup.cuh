@@ -55,14 +55,16 @@ class WarpgroupWeights {
   __device__ __forceinline__ void Take(const WeightLayout& layout, int32_t step,
                                        int unit, uint32_t (&near)[4],
                                        uint32_t (&far)[4]) {
-    const int64_t k = UnitAt<kType>(step, unit);
     uint4 row[2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if constexpr (kBlocks) {
-        row[half] = DecodeBF16(blocks_[half].Unit(kAt), k);
+        row[half] =
+            DecodeBF16(blocks_[half].Unit(kAt),
+                       BlockAt(step, unit) + WeightBlock<kType>::Offset(kAt));
       } else {
-        row[half] = DecodeBF16(units_[kAt % kAhead][half], k);
+        row[half] =
+            DecodeBF16(units_[kAt % kAhead][half], UnitAt<kType>(step, unit));
       }
     }
     near[0] = row[0].x, near[1] = row[1].x, near[2] = row[0].y,
