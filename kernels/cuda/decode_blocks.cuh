@@ -109,9 +109,57 @@ struct WeightSubBlock {
     }
   }
 };
+// The same of Q6_K, whose blocks begin at even addresses. The halves of a
+// sub-block have scales of their own.
+struct WeightSubBlockQ6K {
+  static constexpr int kBytes = 210;  // of eight of them
+
+  uint32_t scale, sub_scales;
+  uint32_t codes[8];
+  uint32_t high[8];
+
+  __device__ __forceinline__ void Fetch(const uint8_t* row, uint32_t index) {
+    const uint8_t* at = row + index / 8 * kBytes;
+    const uint32_t sub = index % 8;
+    scale = decode::Load16(at + 208);
+    sub_scales = decode::Load16(at + 192 + 2 * sub);
+    Load32Bytes(at + 64 * (sub / 4) + 32 * (sub % 2), codes);
+    Load32Bytes(at + 128 + 32 * (sub / 4), high);
+  }
+
+  __device__ __forceinline__ static int Offset(int /*j*/) { return 0; }
+  __device__ __forceinline__ WeightUnit<DType::kQ6_K> Unit(int j) const {
+    WeightUnit<DType::kQ6_K> unit;
+    unit.scale = scale;
+    unit.sub_scale = j < 2 ? sub_scales & 0xff : sub_scales >> 8;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      unit.codes[i] = codes[2 * j + i];
+      unit.high[i] = high[2 * j + i];
+    }
+    return unit;
+  }
+
+ private:
+  // By words, which are another two bytes off in every second block.
+  __device__ __forceinline__ static void Load32Bytes(const uint8_t* at,
+                                                     uint32_t* words) {
+    const auto odd = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(at) & 2);
+    at -= odd;
+    uint32_t next = decode::LoadAs<uint32_t>(at);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const uint32_t word = next;
+      next = i < 7 || odd != 0 ? decode::LoadAs<uint32_t>(at + 4 * (i + 1)) : 0;
+      words[i] = __funnelshift_r(word, next, 8 * odd);
+    }
+  }
+};
 template <>
 struct WeightBlock<DType::kQ4_K> : WeightSubBlock<DType::kQ4_K> {};
 template <>
 struct WeightBlock<DType::kQ5_K> : WeightSubBlock<DType::kQ5_K> {};
+template <>
+struct WeightBlock<DType::kQ6_K> : WeightSubBlockQ6K {};
 
 }  // namespace shoal::cuda

@@ -211,7 +211,7 @@ template <DType kType>
 inline constexpr bool kHasBlocks32 =
     kType == DType::kQ4_0 || kType == DType::kQ4_1 || kType == DType::kQ5_0 ||
     kType == DType::kQ5_1 || kType == DType::kQ8_0 || kType == DType::kIQ4_NL ||
-    kType == DType::kQ4_K || kType == DType::kQ5_K;
+    kType == DType::kQ4_K || kType == DType::kQ5_K || kType == DType::kQ6_K;
 
 // Types of blocks read in units of eight weights, by the byte.
 template <DType kType>

@@ -23,8 +23,8 @@ __device__ __forceinline__ void MultiplyFewRows(const ProductSet& set, int part,
   // registers for.
   constexpr int kAhead =
       kBlocks || (kRowTiles == 1 && !kHasLargeBlocks<kType>) ? 4 : 2;
-  constexpr int kInputsAhead =
-      kRowTiles == 1 && kType != DType::kQ5_K ? kAhead : 2;
+  constexpr bool kLarge = kType == DType::kQ5_K || kType == DType::kQ6_K;
+  constexpr int kInputsAhead = kRowTiles == 1 && !kLarge ? kAhead : 2;
   __shared__ float partial[kSegments][kValues][kWarpSize];
   const ProductArgs& args = set.parts[part];
   const GroupedProduct& p = args.p;
