@@ -255,7 +255,9 @@ struct WeightRow {
     const int count = left < kUnit ? static_cast<int>(left) : kUnit;
     decode::FetchCodes<kType, kWhole>(data, k, count, layout.aligned, unit);
     if constexpr (kHasSeparateScales<kType>) {
-      const uint32_t at = layout.ScaleColumn(static_cast<uint32_t>(k));
+      // Zeros behind the row's end have the scale of its begin.
+      const uint32_t at =
+          layout.ScaleColumn(static_cast<uint32_t>(kWhole || left > 0 ? k : 0));
       if (!kWhole && layout.scale_rows == 0) {
         unit.factor = 1;
       } else if (!(kWhole && kIsFp8<kType>)&&layout.scales_are_e8m0) {

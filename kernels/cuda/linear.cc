@@ -69,8 +69,7 @@ void RunGatedProducts(LaunchContext& context, GroupedProduct gate,
                       const int32_t* num_rows) {
   // A decode step is short of launches, not of arithmetic: there the product
   // that has both sums gates one with the other.
-  gate.gates = gate.shape.fast && up.shape.fast &&
-               gate.shape.dtype == up.shape.dtype && !NeedsRoundedInput(gate);
+  gate.gates = CanRunBeside(gate, up);
   gate.gate_limit = limit;
   const GroupedProduct parts[] = {gate, up};
   RunProducts(context, parts);

@@ -158,7 +158,8 @@ void RunProducts(LaunchContext& context,
 void RunGatedProducts(LaunchContext& context, GroupedProduct gate,
                       const GroupedProduct& up, float limit,
                       const int32_t* num_rows);
-// The same with another pair beside it, or a product beside another.
+// The same with another pair beside it, or a product beside another. REQUIRES:
+// CanRunBeside() of each two of them.
 bool CanRunBeside(const GroupedProduct& one, const GroupedProduct& other);
 void RunGatedBeside(LaunchContext& context,
                     std::span<const GroupedProduct, 2> gate_up,

@@ -151,7 +151,7 @@ __device__ __forceinline__ int64_t SegmentSteps(int64_t num_steps) {
 // What one launch computes: the tiles of features of its parts one after the
 // other, in blockIdx.z.
 struct ProductSet {
-  ProductArgs parts[4];
+  ProductArgs parts[kMostParts + 1];  // two pairs, or parts of one input
   int32_t first_tile[kMostParts] = {};
   int32_t num_parts = 0;  // that have tiles of their own
   // The part that the last row of blocks, in y, has to itself; 0: none.

@@ -231,6 +231,11 @@ TEST_P(LinearTest, UncommonScalesAreExact) {
   UsePowerScales(&zero, random);
   zero.exponents[5] = 0;  // a subnormal scale
   ExpectClose(Run(*Pack(zero, Precision::kFast), in), zero, in, tolerance);
+  StoredWeight bare = MakeWeight(DType::kF8E4M3, rows, 33, random);
+  bare.view.scales = {};  // and a row that ends within a step
+  bare.view.scale_rows = bare.view.scale_cols = 0;
+  const auto some = random.Normals(3 * 33);
+  ExpectClose(Run(*Pack(bare, Precision::kFast), some), bare, some, 0.02);
 }
 
 TEST_P(LinearTest, NanWeightsGiveNan) {
