@@ -57,9 +57,12 @@ absl::StatusOr<DType> ParseCacheDType(const std::string& name, bool exact) {
       "kv-cache-dtype: expected auto, f32, bf16 or f16, got \"", name, "\""));
 }
 
-absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaTable() {
+absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaTable(
+    [[maybe_unused]] const ModelOptions& options) {
 #if defined(SHOAL_WITH_CUDA)
-  return MakeCudaKernelTable();
+  CudaOptions cuda;
+  cuda.batch_invariant = options.batch_invariant;
+  return MakeCudaKernelTable(cuda);
 #else
   return absl::FailedPreconditionError("device: this build has no CUDA engine");
 #endif
@@ -73,18 +76,21 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeCpuTable(
       *isa, options.threads > 0 ? options.threads : UsableCores());
 }
 
-// `auto` is the first CUDA device that opens, else the CPU.
+// `auto` is the first CUDA device that opens, else the CPU; a device that lacks
+// what was asked for is an error.
 absl::StatusOr<std::unique_ptr<KernelTable>> MakeKernelTable(
     const ModelOptions& options) {
   if (options.make_kernels) return options.make_kernels();
-  if (options.device == "cuda") return MakeCudaTable();
+  if (options.device == "cuda") return MakeCudaTable(options);
   if (options.device != "auto" && options.device != "cpu") {
     return absl::InvalidArgumentError(absl::StrCat(
         "device: expected auto, cpu or cuda, got \"", options.device, "\""));
   }
   if (options.device == "auto") {
-    absl::StatusOr<std::unique_ptr<KernelTable>> cuda = MakeCudaTable();
-    if (cuda.ok()) return cuda;
+    absl::StatusOr<std::unique_ptr<KernelTable>> cuda = MakeCudaTable(options);
+    if (cuda.ok() || cuda.status().code() == absl::StatusCode::kNotFound) {
+      return cuda;
+    }
   }
   return MakeCpuTable(options);
 }

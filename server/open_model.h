@@ -20,6 +20,7 @@ struct ModelOptions {
   std::string cpu_isa = "auto";         // auto, scalar, avx2, avx512
   int threads = 0;                      // 0: all cores this process may use
   std::string dtype = "auto";           // auto (fast), f32 (exact)
+  bool batch_invariant = true;          // see CudaOptions
   std::string kv_cache_dtype = "auto";  // auto, f32, bf16, f16
   int max_tokens_per_step = 512;        // 0: DefaultTokensPerStep()
   int index_topk = 0;                   // 0: the model's own

@@ -41,8 +41,10 @@ function(shoal_find_toolkit reason)
     PATHS ${toolkit}/include ${toolkit}/targets/x86_64-linux/include)
   find_library(SHOAL_CUDART cudart_static NO_DEFAULT_PATH
     PATHS ${toolkit}/lib64 ${toolkit}/lib ${toolkit}/targets/x86_64-linux/lib)
-  if(NOT SHOAL_CUDA_INCLUDE OR NOT SHOAL_CUDART)
-    set(${reason} "no headers or no cudart_static beside ${SHOAL_NVCC}"
+  if(NOT SHOAL_CUDA_INCLUDE OR NOT SHOAL_CUDART OR
+      NOT EXISTS ${SHOAL_CUDA_INCLUDE}/cublasLt.h)
+    set(${reason}
+      "no headers, cuBLASLt's too, or no cudart_static beside ${SHOAL_NVCC}"
       PARENT_SCOPE)
     return()
   endif()

@@ -8,6 +8,7 @@
 #include "kernels/check.h"
 #include "kernels/cuda/attention_ops.h"
 #include "kernels/cuda/cuda_matrix.h"
+#include "kernels/cuda/dense_gemm.h"
 #include "kernels/cuda/device_arena.h"
 #include "kernels/cuda/graph_cache.h"
 #include "kernels/cuda/launch.h"
@@ -61,6 +62,14 @@ class CudaKernelTable : public KernelTable {
     context_.set_warpgroups(options.warpgroups == CudaWarpgroups::kAuto
                                 ? ProbeWarpgroups(context_)
                                 : WarpgroupUse{on, on});
+  }
+
+  absl::Status UseDenseGemm() {
+    auto gemm = DenseGemm::Open(context_);
+    if (!gemm.ok()) return gemm.status();
+    dense_gemm_ = *std::move(gemm);
+    context_.set_dense_gemm(dense_gemm_.get());
+    return absl::OkStatus();
   }
 
   std::string_view name() const override { return "cuda"; }
@@ -216,6 +225,7 @@ class CudaKernelTable : public KernelTable {
       const ConstTensorView& view);
 
   LaunchContext context_;
+  std::unique_ptr<DenseGemm> dense_gemm_;
   const std::shared_ptr<DeviceArena> arena_;
   Staging staging_;
   GraphCache graphs_;
@@ -433,6 +443,13 @@ absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaKernelTable(
   }
   auto table = std::make_unique<cuda::CudaKernelTable>(options);
   if (absl::Status health = table->Health(); !health.ok()) return health;
+  if (!options.batch_invariant) {
+    if (absl::Status opened = table->UseDenseGemm(); !opened.ok()) {
+      return absl::Status(
+          opened.code(),
+          absl::StrCat("no-batch-invariant: ", std::string(opened.message())));
+    }
+  }
   return table;
 }
 

@@ -21,9 +21,12 @@ struct CudaOptions {
   // What the device's memory is taken from the driver by.
   int64_t chunk_bytes = int64_t{64} << 20;
   CudaWarpgroups warpgroups = CudaWarpgroups::kAuto;
+  // False: dense products of many rows go to cuBLASLt; see dense_gemm.h.
+  bool batch_invariant = true;
 };
 
-// FailedPrecondition where there is no driver or no device, with its reason.
+// FailedPrecondition where there is no driver or no device, NotFound where
+// cuBLASLt is asked for and not here, with the reason.
 absl::StatusOr<std::unique_ptr<KernelTable>> MakeCudaKernelTable(
     const CudaOptions& options = {});
 

@@ -113,6 +113,35 @@ __device__ __forceinline__ uint16_t NarrowF16(float x) {
   return __half_as_ushort(__float2half_rn(x));
 }
 
+// Two values as E4M3, the first in the lower byte: to the nearest, to the even
+// one of two, beyond the largest to the largest. NaN stays NaN.
+__device__ __forceinline__ uint32_t NarrowE4M3(float first, float second) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
+      : "=h"(pair)
+      : "f"(second), "f"(first));
+  return pair;
+#else
+  uint32_t pair = 0;
+  for (const float x : {second, first}) {
+    const uint32_t bits = __float_as_uint(x);
+    const uint32_t size = bits & 0x7fffffffu;
+    uint32_t code = 0x7f;
+    if (size <= 0x7f800000u) {
+      // Steps are 2^-3 of the power of two below, of 2^-6 for what is smaller.
+      const int exponent = static_cast<int>(size >> 23) - 127;
+      const int lowest = exponent > -6 ? exponent : -6;
+      const float steps = rintf(ldexpf(fabsf(x), 3 - lowest));
+      const int nearest = 8 * (lowest + 6) + static_cast<int>(steps);
+      code = exponent > 8 || nearest > 0x7e ? 0x7e : nearest;
+    }
+    pair = pair << 8 | (bits >> 24 & 0x80u) | code;
+  }
+  return pair;
+#endif
+}
+
 // Bytes of an element of f32, f16 or bf16.
 __host__ __device__ __forceinline__ int ElementBytes(DType dtype) {
   return dtype == DType::kF32 ? 4 : 2;

@@ -24,6 +24,8 @@ struct WeightPointers {
 // Scratch memory of an op, of the ops that one is made of, and of products.
 enum class ScratchUse : uint8_t { kOp, kLatent, kInput };
 
+class DenseGemm;
+
 // What may run by warpgroups (warpgroup.cuh): products of many rows, and
 // attention of many rows.
 struct WarpgroupUse {
@@ -45,6 +47,9 @@ class LaunchContext {
   int num_multiprocessors() const { return num_multiprocessors_; }
   const WarpgroupUse& warpgroups() const { return warpgroups_; }
   void set_warpgroups(const WarpgroupUse& use) { warpgroups_ = use; }
+  // What dense products of many rows go to first, if anything.
+  DenseGemm* dense_gemm() const { return dense_gemm_; }
+  void set_dense_gemm(DenseGemm* gemm) { dense_gemm_ = gemm; }
 
   // The first error, and the op that met it.
   cudaError_t error() const { return error_; }
@@ -103,6 +108,7 @@ class LaunchContext {
   cudaStream_t stream_ = nullptr;
   int num_multiprocessors_ = 1;
   WarpgroupUse warpgroups_;
+  DenseGemm* dense_gemm_ = nullptr;
   cudaError_t error_ = cudaSuccess;
   const char* failed_op_ = "";
   const char* op_ = "start";

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/check.h"
+#include "kernels/cuda/dense_gemm.h"
 #include "kernels/cuda/row_ops.h"
 
 namespace shoal::cuda {
@@ -45,6 +46,18 @@ void RunProducts(LaunchContext& context,
   while (!products.empty()) {
     const GroupedProduct& first = products.front();
     if (first.num_rows == 0 || first.num_groups == 0) return;
+    if (const int64_t rows = context.dense_gemm() != nullptr
+                                 ? context.dense_gemm()->Run(first, rounded)
+                                 : 0;
+        rows > 0) {
+      GroupedProduct rest = first;
+      rest.in += rows * rest.in_stride;
+      rest.out += rows * rest.out_stride;
+      rest.num_rows -= rows;
+      RunProduct(context, rest);
+      products = products.subspan(1);
+      continue;
+    }
     if (!first.shape.fast) {
       SHOAL_CHECK(RunPlainProduct(context, first) ||
                   RunScaledProduct(context, first) ||

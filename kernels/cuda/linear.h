@@ -5,7 +5,8 @@
 // Σ over that lane's units of eight. Fast ones run on the tensor cores, weights
 // and activations rounded to bf16 and sums in f32; see linear_tensor.cuh. The
 // order of either depends on in_features only: a row's result is the same to
-// the bit whatever the others (batch invariance).
+// the bit whatever the others (batch invariance), unless the context has a
+// DenseGemm.
 #pragma once
 
 #include <cstddef>
@@ -31,18 +32,21 @@ struct MatrixShape {
   bool fast = false;  // products on the tensor cores; never for f32 weights
 };
 
-// How the values of a rounded row lie: as in the width, or as warpgroups read
-// them (linear_steps.cuh), for types whose steps share no blocks and for those
-// in which four do.
-enum class InputOrder : uint8_t { kWidth, kSteps, kStepsOfBlocks };
+// What the values of a rounded row become, and how they lie: bf16 as in the
+// width, or as warpgroups read them (linear_steps.cuh), for types whose steps
+// share no blocks and for those in which four do; or E4M3 as in the width.
+enum class InputForm : uint8_t { kWidth, kSteps, kStepsOfBlocks, kE4M3 };
 
-// Input rows as bf16, `width` apart, zeros behind their end; those of group g
-// begin at row g · group_rows. Device memory.
+// Input rows `width` apart, zeros behind their end; those of group g begin at
+// row g · group_rows. Device memory.
 struct RoundedInput {
-  const uint16_t* data = nullptr;
+  const uint16_t* data = nullptr;  // two values each of E4M3
   int64_t width = 0;
   int64_t group_rows = 0;  // 0: all groups read the same rows
-  InputOrder order = InputOrder::kWidth;
+  InputForm form = InputForm::kWidth;
+  // Of E4M3: values [128 k, 128 k + 128) of row r are times scales[k · num_rows
+  // + r].
+  const float* scales = nullptr;
 };
 
 // Rows [first, first + count) belong to `group`; none, where count is 0.
@@ -142,10 +146,15 @@ inline bool SumsChoices(const GroupedProduct& product) {
          product.shape.out_features <=
              kFewRowsFeatures * LaunchContext::kCounters;
 }
-// The product's input as bf16, good until the next call: for all products of an
-// op that read the same input in the same order.
+// The product's input, good until the next call: for all products of an op that
+// read the same input in the same form. REQUIRES: for kE4M3 rows of no group,
+// of a width that 128 divides.
 RoundedInput RoundInput(LaunchContext& context, const GroupedProduct& product,
-                        InputOrder order);
+                        InputForm form);
+// Its rows' `width`: whole steps of the products.
+inline int64_t RoundedWidth(int64_t in_features) {
+  return (in_features + 127) / 128 * 128;
+}
 
 // REQUIRES: IsProductType(shape.dtype).
 void RunProduct(LaunchContext& context, const GroupedProduct& product);
@@ -175,7 +184,7 @@ inline constexpr size_t kMostParts = 3;
 
 // Which file instantiates which types, for exact products and for fast ones.
 // False: not one of theirs. `rounded`: the input as the last launch wanted it,
-// made anew where this one wants another order.
+// made anew where this one wants another form.
 bool RunPlainProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunScaledProduct(LaunchContext& context, const GroupedProduct& product);
 bool RunBlock32Product(LaunchContext& context, const GroupedProduct& product);

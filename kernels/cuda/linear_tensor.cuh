@@ -78,7 +78,7 @@ void LaunchManyRows(LaunchContext& context, const ProductParts& parts,
   // Blocks of 256 are whole steps, and read by the byte.
   constexpr bool kAlwaysWhole = kHasLargeBlocks<kType>;
   using Shape = ManyRowsShape<kRows>;
-  if (rounded.order != InputOrder::kWidth) {
+  if (rounded.form != InputForm::kWidth) {
     LaunchRows<WarpgroupShape<kRows>, kRows>(
         context, WarpgroupRowsKernel<kType, kRows>, parts, rounded);
   } else if (kAlwaysWhole || whole) {
@@ -117,12 +117,12 @@ bool RunTensorProductsOf(LaunchContext& context, const ProductParts& parts,
       }
       return;
     }
-    const InputOrder order = !whole || !context.warpgroups().products
-                                 ? InputOrder::kWidth
-                             : kHasBlocks32<kType> ? InputOrder::kStepsOfBlocks
-                                                   : InputOrder::kSteps;
-    if (rounded.data == nullptr || rounded.order != order) {
-      rounded = RoundInput(context, first, order);
+    const InputForm form = !whole || !context.warpgroups().products
+                               ? InputForm::kWidth
+                           : kHasBlocks32<kType> ? InputForm::kStepsOfBlocks
+                                                 : InputForm::kSteps;
+    if (rounded.data == nullptr || rounded.form != form) {
+      rounded = RoundInput(context, first, form);
     }
     // Large tiles read less, small ones fill the device.
     int64_t large_tiles = 0;

@@ -114,7 +114,7 @@ class WarpgroupWeights {
 
 // Many rows: a thread block computes 128 features of kRows rows, a warp 16 of
 // all rows. Weights go from memory to the registers that they are multiplied
-// from; inputs lie in shared memory in the order of steps (InputOrder), two
+// from; inputs lie in shared memory in the form of steps (InputForm), two
 // stages on their way while a third is multiplied and a fourth still read.
 // Sums are those of the other kernels, to the bit. Grid: tiles of rows, groups,
 // tiles of features: blocks that share weights run side by side.

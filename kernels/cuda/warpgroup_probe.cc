@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/attention_ops.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/probe_memory.h"
 
 namespace shoal::cuda {
 namespace {
@@ -28,62 +29,6 @@ class Numbers {
 
  private:
   uint32_t state_ = 1;
-};
-
-// What probes have on the device, and what they bring back from there.
-class ProbeMemory {
- public:
-  explicit ProbeMemory(LaunchContext& context) : context_(context) {}
-  ~ProbeMemory() {
-    cudaStreamSynchronize(context_.stream());
-    for (void* data : memory_) cudaFree(data);
-  }
-  ProbeMemory(const ProbeMemory&) = delete;
-  ProbeMemory& operator=(const ProbeMemory&) = delete;
-
-  template <typename T>
-  const T* Copy(const std::vector<T>& host) {
-    void* data = Allocate(host.size() * sizeof(T));
-    if (data != nullptr) {
-      context_.Check(cudaMemcpyAsync(data, host.data(), host.size() * sizeof(T),
-                                     cudaMemcpyHostToDevice,
-                                     context_.stream()));
-      context_.Check(cudaStreamSynchronize(context_.stream()));
-    }
-    return static_cast<const T*>(data);
-  }
-  float* Floats(int64_t count) {
-    void* data = Allocate(count * sizeof(float));
-    if (data != nullptr) {
-      context_.Check(
-          cudaMemsetAsync(data, 0, count * sizeof(float), context_.stream()));
-    }
-    return static_cast<float*>(data);
-  }
-  std::vector<float> Read(const float* device, int64_t count) {
-    std::vector<float> host(count);
-    if (context_.error() == cudaSuccess) {
-      context_.Check(cudaMemcpyAsync(host.data(), device, count * sizeof(float),
-                                     cudaMemcpyDeviceToHost,
-                                     context_.stream()));
-      context_.Check(cudaStreamSynchronize(context_.stream()));
-    }
-    return host;
-  }
-
- private:
-  void* Allocate(size_t bytes) {
-    void* data = nullptr;
-    if (context_.error() != cudaSuccess ||
-        !context_.Check(cudaMalloc(&data, bytes))) {
-      return nullptr;
-    }
-    memory_.push_back(data);
-    return data;
-  }
-
-  LaunchContext& context_;
-  std::vector<void*> memory_;
 };
 
 // Whether `run` writes the same to out [count] with warpgroups and without.

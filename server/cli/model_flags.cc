@@ -58,6 +58,11 @@ void AddModelFlags(CLI::App* command, ModelOptions* options) {
                    "f32 computes exactly (slow)")
       ->check(CLI::IsMember({"auto", "f32"}))
       ->capture_default_str();
+  command->add_flag_callback(
+      "--no-batch-invariant", [options] { options->batch_invariant = false; },
+      "On a CUDA device dense products of more than 32 rows by cuBLASLt, FP8 "
+      "ones with FP8 activations: a row's last bits then depend on what else "
+      "is in the batch");
   command
       ->add_option("--kv-cache-dtype", options->kv_cache_dtype,
                    "Element type of the KV cache (auto: bf16, or f32 with "

@@ -10,7 +10,7 @@ namespace shoal {
 // --expert-memory, --expert-placement, --expert-capacity-factor, --index-topk.
 void AddComputeFlags(CLI::App* command, ModelOptions* options);
 
-// Those and --dtype, --kv-cache-dtype.
+// Those and --dtype, --no-batch-invariant, --kv-cache-dtype.
 void AddModelFlags(CLI::App* command, ModelOptions* options);
 
 }  // namespace shoal

@@ -57,6 +57,10 @@ constexpr DType kTypes[] = {DType::kQ4_0,   DType::kQ4_1,  DType::kQ8_0,
                             DType::kQ4_K,   DType::kQ6_K,  DType::kBF16,
                             DType::kF8E4M3, DType::kF4E2M1};
 
+// A cube with 4,096 tokens, and DeepSeek-V3's of attention and dense layers.
+constexpr int64_t kDeviceShapes[][2] = {
+    {4096, 4096}, {24576, 1536}, {7168, 16384}, {18432, 7168}, {7168, 18432}};
+
 // SmolLM2-135M's, and one that no cache holds.
 void RegisterForHost(DType dtype) {
   const int64_t shapes[][2] = {
@@ -76,6 +80,13 @@ void RegisterForHost(DType dtype) {
 }  // namespace
 
 void RegisterLinear() {
+  if (!OnHost()) {
+    for (const DType dtype : {DType::kBF16, DType::kF8E4M3}) {
+      for (const auto& [rows, width] : kDeviceShapes) {
+        Register(dtype, rows, width, 4096);
+      }
+    }
+  }
   for (const DType dtype : kTypes) {
     if (OnHost()) {
       RegisterForHost(dtype);

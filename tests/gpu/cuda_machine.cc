@@ -2,7 +2,8 @@
 //   machine/copy                within the device's memory, read and written
 //   machine/to-device, /from-device
 //                               over the link, from and to pinned memory
-// With SHOAL_BENCH_WITHOUT_WARPGROUPS set, products without warpgroups.
+// With SHOAL_BENCH_WITHOUT_WARPGROUPS set, products without warpgroups; with
+// SHOAL_BENCH_CUBLASLT, dense ones of many rows by cuBLASLt, the peer of ours.
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -47,6 +48,7 @@ KernelTable& BenchTable() {
     if (std::getenv("SHOAL_BENCH_WITHOUT_WARPGROUPS") != nullptr) {
       options.warpgroups = CudaWarpgroups::kOff;
     }
+    options.batch_invariant = std::getenv("SHOAL_BENCH_CUBLASLT") == nullptr;
     auto made = MakeCudaKernelTable(options);
     if (!made.ok()) {
       std::fprintf(stderr, "%s\n",

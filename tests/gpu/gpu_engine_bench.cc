@@ -5,6 +5,7 @@
 //   gpu_engine_bench GEOMETRY --format F [--layers N] --batch 1,8,64
 //       --prompt 512 --generate 64 [--router-skew S] [--expert-share 0.1
 //       --expert-placement static] [--without-warpgroups]
+//       [--no-batch-invariant]
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -34,6 +35,7 @@ struct Options {
   double expert_share = 1;  // of the experts' bytes on the device
   std::string placement = "dynamic";
   bool without_warpgroups = false;
+  bool no_batch_invariant = false;  // products of many rows by cuBLASLt
 };
 
 int Fail(const absl::Status& status) {
@@ -44,6 +46,7 @@ int Fail(const absl::Status& status) {
 int Run(const Options& options) {
   CudaOptions cuda;
   if (options.without_warpgroups) cuda.warpgroups = CudaWarpgroups::kOff;
+  cuda.batch_invariant = !options.no_batch_invariant;
   auto device = MakeCudaKernelTable(cuda);
   if (!device.ok()) return Fail(device.status());
   if (!std::filesystem::exists(options.synth.path)) {
@@ -96,6 +99,7 @@ int Run(const Options& options) {
            {"prefill_tokens_per_second", result->prefill_tokens_per_second},
            {"decode_tokens_per_second", result->decode_tokens_per_second},
            {"without_warpgroups", options.without_warpgroups},
+           {"batch_invariant", !options.no_batch_invariant},
            {"expert_share", options.expert_share},
            {"expert_placement", options.placement},
            {"device_choices", after.device_choices - before.device_choices},
@@ -128,6 +132,7 @@ int main(int argc, char** argv) {
   app.add_option("--prompt", options.prompts)->delimiter(',');
   app.add_option("--generate", options.generate)->capture_default_str();
   app.add_flag("--without-warpgroups", options.without_warpgroups);
+  app.add_flag("--no-batch-invariant", options.no_batch_invariant);
   app.add_option("--expert-share", options.expert_share)
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();

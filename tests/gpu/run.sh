@@ -5,12 +5,17 @@
 # Writes to $OUT (default: results) log.txt and results.json, which has what each
 # part so far has measured; the exit status is 0 if every part passed. A part that
 # fails or takes too long does not stop the others. PyTorch with transformers is
-# measured beside it if python3 has them.
+# measured beside it if python3 has them, and cuBLASLt if it is here.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 bin=${BIN:-$here}
 out=${OUT:-results}
 export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# cuBLASLt, if not where the linker looks: PyTorch brings one along.
+wheels=$(python3 -c 'import nvidia.cu13 as m; print(*m.__path__)' 2>/dev/null)
+for folder in /usr/local/cuda/lib64 "$wheels/lib"; do
+  if [ -e "$folder/libcublasLt.so.13" ]; then LD_LIBRARY_PATH+=:$folder; fi
+done
 if [ -d "$here/golden" ]; then export SHOAL_GOLDEN_DIR=$here/golden; fi
 mkdir -p "$out"
 # Models are up to 32 GB: where there is more room, in memory or on the disk.
@@ -60,6 +65,8 @@ few=(--batch 1,8,64 --prompt 512 --generate 48)
 engine v2-lite-9 v2-lite-9 v2-lite --layers 9 --router-skew 1 "${few[@]}"
 engine v2-lite-9-without-warpgroups v2-lite-9 v2-lite --layers 9 \
   --router-skew 1 --batch 8 --prompt 512 --generate 8 --without-warpgroups
+engine v2-lite-9-cublaslt v2-lite-9 v2-lite --layers 9 --router-skew 1 \
+  --batch 8,64 --prompt 512 --generate 8 --no-batch-invariant
 torch v2-lite-9-torch v2-lite-9 "${few[@]}"
 rm -rf "$models/v2-lite-9"
 engine v2-lite v2-lite v2-lite --router-skew 1 "${few[@]}"
@@ -75,9 +82,14 @@ experts 0.1 dynamic
 experts 1 dynamic
 few=(--batch 1,8,32 --prompt 512 --generate 32)
 engine r1-llama-8b-8 llama r1-llama-8b --layers 8 "${few[@]}"
+engine r1-llama-8b-8-cublaslt llama r1-llama-8b --layers 8 --batch 8,32 \
+  --prompt 512 --generate 8 --no-batch-invariant
 torch r1-llama-8b-8-torch llama "${few[@]}"
 torch r1-llama-8b-8-torch-compiled llama "${few[@]}" --compile
 part kernels 120 "$bin/gpu_kernels_bench" --benchmark_format=json
+part kernels-cublaslt 60 env SHOAL_BENCH_CUBLASLT=1 \
+  "$bin/gpu_kernels_bench" --benchmark_format=json \
+  --benchmark_filter='linear/(BF16|F8_E4M3)/.*/(64|512|4096)$'
 part kernels-without-warpgroups 60 env SHOAL_BENCH_WITHOUT_WARPGROUPS=1 \
   "$bin/gpu_kernels_bench" --benchmark_format=json \
   --benchmark_filter='linear/.*/(64|512|4096)$'

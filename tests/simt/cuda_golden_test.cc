@@ -119,32 +119,49 @@ TEST_P(CudaGoldenTest, GreedyTokensSideBySide) {
 
 // Tensor cores and a bf16 cache: close row by row, except where rounding makes
 // a router choose otherwise.
-class CudaFastGoldenTest : public CudaGoldenTest {};
+class CudaFastGoldenTest : public CudaGoldenTest {
+ protected:
+  const GoldenPrompt& prompt() const {
+    return golden_.prompts[golden_.prompts.size() / 2];
+  }
+
+  std::vector<float> FastLogits(const CudaOptions& options) {
+    auto kernels = MakeCudaKernelTable(options);
+    EXPECT_TRUE(kernels.ok()) << kernels.status();
+    const LoadedModel fast =
+        LoadModel(GoldenPath(GetParam()), *std::move(kernels), Precision::kFast,
+                  DType::kBF16, kMaxTokens);
+    const int32_t block_size = fast.decoder->cache_layout().BlockMultiple();
+    std::vector<int32_t> blocks(prompt().input_ids.size() / block_size + 1);
+    std::iota(blocks.begin(), blocks.end(), 0);
+    return AllLogits(*fast.decoder, *fast.kernels, prompt().input_ids,
+                     kMaxTokens, block_size, blocks);
+  }
+
+  void ExpectClose(const std::vector<float>& logits) const {
+    const size_t num_positions = prompt().positions.size();
+    const size_t vocab_size = prompt().logits.size() / num_positions;
+    size_t close = 0;
+    for (size_t k = 0; k < num_positions; ++k) {
+      const float* a = logits.data() + prompt().positions[k] * vocab_size;
+      const float* b = prompt().logits.data() + k * vocab_size;
+      const double ab = std::inner_product(a, a + vocab_size, b, 0.0);
+      const double aa = std::inner_product(a, a + vocab_size, a, 0.0);
+      const double bb = std::inner_product(b, b + vocab_size, b, 0.0);
+      close += ab >= 0.99 * std::sqrt(aa * bb);
+    }
+    EXPECT_GE(close, num_positions * 9 / 10);
+  }
+};
 
 TEST_P(CudaFastGoldenTest, LogitsStayClose) {
-  auto kernels = MakeCudaKernelTable();
-  ASSERT_TRUE(kernels.ok()) << kernels.status();
-  const LoadedModel fast =
-      LoadModel(GoldenPath(GetParam()), *std::move(kernels), Precision::kFast,
-                DType::kBF16, kMaxTokens);
-  const auto vocab_size =
-      static_cast<size_t>(fast.decoder->config().vocab_size);
-  const GoldenPrompt& prompt = golden_.prompts[golden_.prompts.size() / 2];
-  const int32_t block_size = fast.decoder->cache_layout().BlockMultiple();
-  std::vector<int32_t> blocks(prompt.input_ids.size() / block_size + 1);
-  std::iota(blocks.begin(), blocks.end(), 0);
-  size_t close = 0;
-  const auto logits = AllLogits(*fast.decoder, *fast.kernels, prompt.input_ids,
-                                kMaxTokens, block_size, blocks);
-  for (size_t k = 0; k < prompt.positions.size(); ++k) {
-    const float* a = logits.data() + prompt.positions[k] * vocab_size;
-    const float* b = prompt.logits.data() + k * vocab_size;
-    const double ab = std::inner_product(a, a + vocab_size, b, 0.0);
-    const double aa = std::inner_product(a, a + vocab_size, a, 0.0);
-    const double bb = std::inner_product(b, b + vocab_size, b, 0.0);
-    close += ab >= 0.99 * std::sqrt(aa * bb);
-  }
-  EXPECT_GE(close, prompt.positions.size() * 9 / 10);
+  const std::vector<float> logits = FastLogits({});
+  ExpectClose(logits);
+  CudaOptions options;
+  options.batch_invariant = false;
+  const std::vector<float> by_library = FastLogits(options);
+  ExpectClose(by_library);
+  EXPECT_NE(by_library, logits);  // sums in another order
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaFastGoldenTest,

@@ -1,9 +1,10 @@
 // Decoded weights as the tensor cores take them are the values of Decode(),
-// rounded once.
+// rounded once; and activations become the nearest values of E4M3.
 #include <cmath>
 
 #include "gtest/gtest.h"
 #include "kernels/cuda/linear_steps.cuh"
+#include "kernels/quant/float_bits.h"
 
 namespace shoal::cuda {
 namespace {
@@ -60,6 +61,24 @@ TEST(DecodeTest, EveryValueOfE4M3) {
       }
     }
   }
+}
+
+// The code of every value of E4M3, of the middles and of what lies beside them.
+TEST(NarrowE4M3Test, RoundsToTheNearestEven) {
+  for (int code = 0; code < 0x7f; ++code) {
+    const float x = F8E4M3ToF32(static_cast<uint8_t>(code));
+    const float next = code < 0x7e ? F8E4M3ToF32(static_cast<uint8_t>(code + 1))
+                                   : x + 32;  // none: all beyond is the largest
+    const float middle = (x + next) / 2;
+    const uint32_t above = code < 0x7e ? code + 1 : code;
+    const uint32_t even = code % 2 == 0 ? code : above;
+    EXPECT_EQ(NarrowE4M3(x, -x), code | (code | 0x80) << 8);
+    EXPECT_EQ(NarrowE4M3(middle, -middle), even | (even | 0x80) << 8) << code;
+    EXPECT_EQ(NarrowE4M3(std::nextafter(middle, 0.0f), x), code | code << 8);
+    EXPECT_EQ(NarrowE4M3(std::nextafter(middle, 1e9f), x), above | code << 8);
+  }
+  EXPECT_EQ(NarrowE4M3(INFINITY, -1e30f), 0xfe7eu);
+  EXPECT_EQ(NarrowE4M3(NAN, 0) & 0x7f, 0x7fu);
 }
 
 }  // namespace
