@@ -4,6 +4,7 @@
 # headers and cuBLASLt; no driver, no GPU needed. Does nothing if all is there.
 # Needs python3-venv; about 550 MB to download, 900 MB on disk.
 set -euo pipefail
+source "$(dirname "$0")/wheel_folder.sh"
 
 version=13.0
 folder=${SHOAL_CACHE:-$HOME/.cache/shoal}/cuda-$version
@@ -21,48 +22,32 @@ if [ "$(uname -m)" != x86_64 ]; then
   echo "install_cuda.sh: wheels are pinned for x86_64, this is $(uname -m)" >&2
   exit 1
 fi
-if [ "$(cat "$folder/wheels.txt" 2>/dev/null)" = "$requirements" ]; then
-  echo "$folder"
-  exit 0
-fi
 
-mkdir -p "$(dirname "$folder")"
-work=$(mktemp -d "$folder.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-echo "bringing the CUDA $version toolkit into $folder" >&2
-printf '%s\n' "$requirements" >"$work/requirements.txt"
-python3 -m venv "$work/venv" >&2
-"$work/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps \
-  --require-hashes --only-binary=:all: --dest "$work" \
-  -r "$work/requirements.txt" >&2
-
-# Everything under nvidia/cu13, without what is never linked.
-python3 - "$work" <<'PYTHON'
+# Everything under nvidia/cu13, without what is never linked, and the names that
+# a linker and nvcc look for.
+unpack() {
+  python3 - "$1" "$2" <<'PYTHON'
 import pathlib, shutil, sys, zipfile
-work = pathlib.Path(sys.argv[1])
+wheels, toolkit = map(pathlib.Path, sys.argv[1:])
 skipped = {"lib/libcublas.so.13", "lib/libnvblas.so.13"}
-for wheel in sorted(work.glob("*.whl")):
+for wheel in sorted(wheels.glob("*.whl")):
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.infolist():
             name = entry.filename.removeprefix("nvidia/cu13/")
             if name == entry.filename or entry.is_dir() or name in skipped:
                 continue
-            target = work / "toolkit" / name
+            target = toolkit / name
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(entry) as source, open(target, "wb") as out:
                 shutil.copyfileobj(source, out)
             if name.startswith(("bin/", "nvvm/bin/")):
                 target.chmod(0o755)
 PYTHON
-
-# The names that a linker and nvcc look for.
-toolkit=$work/toolkit
-for library in "$toolkit"/lib/*.so.*; do
-  link=${library%%.so.*}.so
-  [ -e "$link" ] || ln -s "$(basename "$library")" "$link"
-done
-[ -e "$toolkit/lib64" ] || ln -s lib "$toolkit/lib64"
-printf '%s\n' "$requirements" >"$toolkit/wheels.txt"
-rm -rf "$folder"
-mv "$toolkit" "$folder"
-echo "$folder"
+  local library link
+  for library in "$2"/lib/*.so.*; do
+    link=${library%%.so.*}.so
+    [ -e "$link" ] || ln -s "$(basename "$library")" "$link"
+  done
+  [ -e "$2/lib64" ] || ln -s lib "$2/lib64"
+}
+wheel_folder "$folder" "$requirements" "the CUDA $version toolkit" unpack

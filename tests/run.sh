@@ -59,6 +59,7 @@ if [ -n "$sanitize" ]; then
   run_sanitized "$sanitize"
 else
   deploy/install_cuda.sh >/dev/null || exit 1
+  tests/gpu/install_flashinfer.sh >/dev/null || exit 1
   build build all -DCMAKE_BUILD_TYPE=Release
   ctest --test-dir build -j "$jobs" --timeout 600 --output-on-failure \
     --output-junit "$results/ctest.xml" | grep -vE ' Passed |^ +Start +[0-9]+:'

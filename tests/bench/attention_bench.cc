@@ -8,92 +8,18 @@
 #include <string>
 #include <vector>
 
-#include "kernels/quant/float_bits.h"
 #include "tests/bench/kernels_bench.h"
+#include "tests/bench/paged_case.h"
 
 namespace shoal {
 namespace {
 
-constexpr int32_t kBlock = 16;
-
-struct HeadShape {
-  int32_t heads, kv_heads, dim, v_dim;
-};
-constexpr HeadShape kSmallGqa = {9, 3, 64, 64};     // SmolLM2-135M
-constexpr HeadShape kLargeGqa = {32, 8, 128, 128};  // Llama-3-8B
-constexpr HeadShape kLatent = {16, 1, 576, 512};  // DeepSeek-V2-Lite, absorbed
-
-std::vector<uint16_t> Values(int64_t n) {
-  std::vector<uint16_t> values(n);
-  for (int64_t i = 0; i < n; ++i) {
-    values[i] = F32ToBF16(static_cast<float>(i * 37 % 101 - 50) * 0.01f);
-  }
-  return values;
-}
-
-// Blocks in falling order.
-std::vector<int32_t> Tables(int32_t blocks) {
-  std::vector<int32_t> tables(blocks);
-  std::iota(tables.rbegin(), tables.rend(), 0);
-  return tables;
-}
-
-std::vector<float> Queries(int64_t n) {
-  std::vector<float> values(n);
-  for (int64_t i = 0; i < n; ++i) {
-    values[i] = static_cast<float>(i * 53 % 97 - 48) * 0.02f;
-  }
-  return values;
-}
-
 // `num_seqs` sequences of `context` tokens of which the last q_len are new.
 void Paged(benchmark::State& state, const HeadShape& shape, int32_t num_seqs,
            int32_t context, int32_t q_len) {
-  const int32_t blocks = (context + kBlock - 1) / kBlock;
-  const int64_t rows = int64_t{num_seqs} * blocks * kBlock;
-  const bool latent = shape.dim != shape.v_dim;
-  const BenchArray<uint16_t> k(Values(rows * shape.kv_heads * shape.dim));
-  const BenchArray<uint16_t> v(
-      latent ? std::vector<uint16_t>(1)
-             : Values(rows * shape.kv_heads * shape.v_dim));
-  const int64_t tokens = int64_t{num_seqs} * q_len;
-  const BenchArray<float> q(Queries(tokens * shape.heads * shape.dim));
-  const BenchArray<float> out(tokens * shape.heads * shape.v_dim);
-  const BenchArray<int32_t> tables(Tables(num_seqs * blocks));
-  std::vector<int32_t> first_queries = {0};
-  for (int32_t s = 0; s < num_seqs; ++s) {
-    first_queries.push_back(first_queries.back() + q_len);
-  }
-  const BenchArray<int32_t> cu_seqlens(first_queries);
-  const BenchArray<int32_t> contexts(std::vector<int32_t>(num_seqs, context));
-  PagedAttentionParams params;
-  params.q = q.data();
-  params.cu_seqlens_q = cu_seqlens.data();
-  params.context_lens = contexts.data();
-  params.block_tables = tables.data();
-  params.k_cache = {k.data(),
-                    DType::kBF16,
-                    {rows / kBlock, kBlock, shape.kv_heads, shape.dim}};
-  params.v_cache = params.k_cache;
-  if (!latent) {
-    params.v_cache.data = v.data();
-    params.tiled = BenchTable().has_cache_tiles();
-  }
-  params.out = out.data();
-  params.num_seqs = num_seqs;
-  params.max_seqlen_q = q_len;
-  params.max_blocks = blocks;
-  params.block_size = kBlock;
-  params.num_heads = shape.heads;
-  params.num_kv_heads = shape.kv_heads;
-  params.head_dim = shape.dim;
-  params.v_dim = shape.v_dim;
-  params.scale = 0.125f;
-  const int64_t stored = int64_t{context} * shape.kv_heads * num_seqs;
-  MeasureOps(state, stored * 2 * (shape.dim + (latent ? 0 : shape.v_dim)),
-             2 * shape.heads * (shape.dim + shape.v_dim) * tokens *
-                 (2 * context - q_len + 1) / 2,
-             [&] { BenchTable().PagedAttention(params); });
+  const PagedCase work(shape, num_seqs, context, q_len);
+  MeasureOps(state, work.bytes(), work.items(),
+             [&] { BenchTable().PagedAttention(work.params); });
 }
 
 // DeepSeek-V2-Lite with expanded keys and values; items count the expansion.

@@ -54,6 +54,16 @@ class BenchArray {
 // wait costs little.
 inline int OpsPerIteration() { return OnHost() ? 1 : 32; }
 
+// What each of `ops` operations an iteration has read and computed.
+inline void CountOps(benchmark::State& state, int ops, int64_t bytes,
+                     int64_t items) {
+  state.SetBytesProcessed(state.iterations() * ops * bytes);
+  state.SetItemsProcessed(state.iterations() * ops * items);
+  state.counters["us"] = benchmark::Counter(
+      static_cast<double>(state.iterations() * ops) * 1e-6,
+      benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+}
+
 // Runs op() and counts what one of them reads and computes.
 template <typename Op>
 void MeasureOps(benchmark::State& state, int64_t bytes, int64_t items,
@@ -66,11 +76,7 @@ void MeasureOps(benchmark::State& state, int64_t bytes, int64_t items,
       break;
     }
   }
-  state.SetBytesProcessed(state.iterations() * ops * bytes);
-  state.SetItemsProcessed(state.iterations() * ops * items);
-  state.counters["us"] = benchmark::Counter(
-      static_cast<double>(state.iterations() * ops) * 1e-6,
-      benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  CountOps(state, ops, bytes, items);
 }
 
 inline void RegisterBench(const std::string& name, auto function) {

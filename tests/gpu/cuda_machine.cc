@@ -2,6 +2,7 @@
 //   machine/copy                within the device's memory, read and written
 //   machine/to-device, /from-device
 //                               over the link, from and to pinned memory
+// and FlashInfer's attention, where the build has it (flashinfer_bench.cc).
 // With SHOAL_BENCH_WITHOUT_WARPGROUPS set, products without warpgroups; with
 // SHOAL_BENCH_CUBLASLT, dense ones of many rows by cuBLASLt, the peer of ours.
 #include <cuda_runtime.h>
@@ -15,6 +16,10 @@
 #include "tests/bench/kernels_bench.h"
 
 namespace shoal {
+
+// flashinfer_bench.cc
+void RegisterFlashInfer();
+
 namespace {
 
 constexpr int64_t kBytes = int64_t{1} << 30;
@@ -68,6 +73,9 @@ void RegisterMachine() {
   copy("machine/copy", cudaMemcpyDeviceToDevice, 2 * kBytes);
   copy("machine/to-device", cudaMemcpyHostToDevice, kBytes);
   copy("machine/from-device", cudaMemcpyDeviceToHost, kBytes);
+#if defined(SHOAL_WITH_FLASHINFER)
+  RegisterFlashInfer();
+#endif
 }
 
 }  // namespace shoal
