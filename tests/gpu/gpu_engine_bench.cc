@@ -2,15 +2,19 @@
 // that is synthesised first: prefill and decode at several batches, and what
 // the placement of experts gives where not all fit. Prints a JSON array.
 //
-//   gpu_engine_bench GEOMETRY --format F [--layers N] --batch 1,8,64
-//       --prompt 512 --generate 64 [--router-skew S] [--expert-share 0.1
+//   gpu_engine_bench GEOMETRY --format F [--layers N] --model PATH
+//       --work 1x512,64x512 [--decode 256x1024] --generate 64
+//       [--max-tokens 2048] [--router-skew S] [--expert-share 0.1
 //       --expert-placement static] [--without-warpgroups]
 //       [--no-batch-invariant]
+//
+// Work is BATCHxPROMPT; with --decode the prompts are not computed.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
+#include <regex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -28,8 +32,7 @@ namespace {
 
 struct Options {
   SynthOptions synth;
-  std::vector<int> batches = {1, 8, 64};
-  std::vector<int> prompts = {512};
+  std::vector<std::string> work, decode;  // BATCHxPROMPT
   int generate = 64;
   int max_tokens = 2048;    // of a step
   double expert_share = 1;  // of the experts' bytes on the device
@@ -37,6 +40,18 @@ struct Options {
   bool without_warpgroups = false;
   bool no_batch_invariant = false;  // products of many rows by cuBLASLt
 };
+
+// REQUIRES: kWorkForm matches `text`.
+constexpr char kWorkForm[] = "[1-9][0-9]{0,4}x[1-9][0-9]{0,5}";
+EngineBenchCase ParseWork(const std::string& text, bool no_prefill,
+                          int generate) {
+  EngineBenchCase work;
+  work.batch = std::stoi(text);
+  work.prompt = std::stoi(text.substr(text.find('x') + 1));
+  work.generate = generate;
+  work.no_prefill = no_prefill;
+  return work;
+}
 
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
@@ -83,32 +98,37 @@ int Run(const Options& options) {
   };
   const auto warm = run({1, 32, 8});
   if (!warm.ok()) return Fail(warm.status());
-  for (const int batch : options.batches) {
-    for (const int prompt : options.prompts) {
-      const ExpertStats before = (*decoder)->expert_stats();
-      const auto result = run({batch, prompt, options.generate});
-      if (!result.ok()) return Fail(result.status());
-      const ExpertStats after = (*decoder)->expert_stats();
-      json.push_back(
-          {{"geometry", options.synth.geometry},
-           {"format", options.synth.format},
-           {"layers", (*decoder)->config().num_hidden_layers},
-           {"batch", batch},
-           {"prompt", prompt},
-           {"generate", options.generate},
-           {"prefill_tokens_per_second", result->prefill_tokens_per_second},
-           {"decode_tokens_per_second", result->decode_tokens_per_second},
-           {"without_warpgroups", options.without_warpgroups},
-           {"batch_invariant", !options.no_batch_invariant},
-           {"expert_share", options.expert_share},
-           {"expert_placement", options.placement},
-           {"device_choices", after.device_choices - before.device_choices},
-           {"host_choices", after.host_choices - before.host_choices},
-           {"streamed_choices",
-            after.streamed_choices - before.streamed_choices},
-           {"moved_bytes", after.moved_bytes - before.moved_bytes},
-           {"stall_seconds", after.stall_seconds - before.stall_seconds}});
-    }
+  std::vector<EngineBenchCase> cases;
+  for (const std::string& text : options.work) {
+    cases.push_back(ParseWork(text, false, options.generate));
+  }
+  for (const std::string& text : options.decode) {
+    cases.push_back(ParseWork(text, true, options.generate));
+  }
+  for (const EngineBenchCase& work : cases) {
+    const ExpertStats before = (*decoder)->expert_stats();
+    const auto result = run(work);
+    if (!result.ok()) return Fail(result.status());
+    const ExpertStats after = (*decoder)->expert_stats();
+    json.push_back(
+        {{"geometry", options.synth.geometry},
+         {"format", options.synth.format},
+         {"layers", (*decoder)->config().num_hidden_layers},
+         {"batch", work.batch},
+         {"prompt", work.prompt},
+         {"generate", options.generate},
+         {"tokens_per_step", options.max_tokens},
+         {"prefill_tokens_per_second", result->prefill_tokens_per_second},
+         {"decode_tokens_per_second", result->decode_tokens_per_second},
+         {"without_warpgroups", options.without_warpgroups},
+         {"batch_invariant", !options.no_batch_invariant},
+         {"expert_share", options.expert_share},
+         {"expert_placement", options.placement},
+         {"device_choices", after.device_choices - before.device_choices},
+         {"host_choices", after.host_choices - before.host_choices},
+         {"streamed_choices", after.streamed_choices - before.streamed_choices},
+         {"moved_bytes", after.moved_bytes - before.moved_bytes},
+         {"stall_seconds", after.stall_seconds - before.stall_seconds}});
   }
   std::printf("%s\n", json.dump(1).c_str());
   return 0;
@@ -128,9 +148,17 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--model", options.synth.path, "Written if it is missing")
       ->required();
-  app.add_option("--batch", options.batches)->delimiter(',');
-  app.add_option("--prompt", options.prompts)->delimiter(',');
+  const CLI::Validator is_work(
+      [](const std::string& text) {
+        return std::regex_match(text, std::regex(shoal::kWorkForm))
+                   ? std::string()
+                   : "expected BATCHxPROMPT, got \"" + text + "\"";
+      },
+      "BATCHxPROMPT");
+  app.add_option("--work", options.work)->delimiter(',')->check(is_work);
+  app.add_option("--decode", options.decode)->delimiter(',')->check(is_work);
   app.add_option("--generate", options.generate)->capture_default_str();
+  app.add_option("--max-tokens", options.max_tokens)->capture_default_str();
   app.add_flag("--without-warpgroups", options.without_warpgroups);
   app.add_flag("--no-batch-invariant", options.no_batch_invariant);
   app.add_option("--expert-share", options.expert_share)

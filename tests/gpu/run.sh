@@ -61,31 +61,34 @@ part ops 60 "$bin/gpu_op_test" --gtest_brief=1
 part goldens 120 "$bin/gpu_golden_test" --gtest_brief=1
 part faults 30 "$bin/gpu_fault_test" --gtest_brief=1
 
-few=(--batch 1,8,64 --prompt 512 --generate 48)
+few=(--work 1x512,8x512,64x512 --generate 48)
+same=(--batch 1,8,64 --prompt 512 --generate 48)  # to PyTorch
 engine v2-lite-9 v2-lite-9 v2-lite --layers 9 --router-skew 1 "${few[@]}"
 engine v2-lite-9-without-warpgroups v2-lite-9 v2-lite --layers 9 \
-  --router-skew 1 --batch 8 --prompt 512 --generate 8 --without-warpgroups
+  --router-skew 1 --work 8x512 --generate 8 --without-warpgroups
 engine v2-lite-9-cublaslt v2-lite-9 v2-lite --layers 9 --router-skew 1 \
-  --batch 8,64 --prompt 512 --generate 8 --no-batch-invariant
-torch v2-lite-9-torch v2-lite-9 "${few[@]}"
+  --work 8x512,64x512 --generate 8 --no-batch-invariant
+torch v2-lite-9-torch v2-lite-9 "${same[@]}"
 rm -rf "$models/v2-lite-9"
-engine v2-lite v2-lite v2-lite --router-skew 1 "${few[@]}"
+engine v2-lite v2-lite v2-lite --router-skew 1 --generate 48 \
+  --work 1x512,8x512,64x512,1x8192 \
+  --decode 64x2048,256x1024 --max-tokens 8192
 rm -rf "$models/v2-lite"
 # experts SHARE PLACEMENT: with room on the device for that share of them.
 experts() {
   engine "experts-$1-$2" v2-lite-q4_0 v2-lite --format q4_0 --router-skew 1 \
-    --batch 1,8 --prompt 64 --generate 128 --expert-share "$1" \
-    --expert-placement "$2"
+    --work 1x64,8x64 --generate 128 --expert-share "$1" --expert-placement "$2"
 }
 experts 0.1 static
 experts 0.1 dynamic
 experts 1 dynamic
-few=(--batch 1,8,32 --prompt 512 --generate 32)
-engine r1-llama-8b-8 llama r1-llama-8b --layers 8 "${few[@]}"
-engine r1-llama-8b-8-cublaslt llama r1-llama-8b --layers 8 --batch 8,32 \
-  --prompt 512 --generate 8 --no-batch-invariant
-torch r1-llama-8b-8-torch llama "${few[@]}"
-torch r1-llama-8b-8-torch-compiled llama "${few[@]}" --compile
+few=(--work 1x512,8x512,32x512,1x4096 --max-tokens 4096)
+same=(--batch 1,8,32 --prompt 512 --generate 32)
+engine r1-llama-8b-8 llama r1-llama-8b --layers 8 "${few[@]}" --generate 32
+engine r1-llama-8b-8-cublaslt llama r1-llama-8b --layers 8 "${few[@]}" \
+  --generate 8 --no-batch-invariant
+torch r1-llama-8b-8-torch llama "${same[@]}"
+torch r1-llama-8b-8-torch-compiled llama "${same[@]}" --compile
 part kernels 120 "$bin/gpu_kernels_bench" --benchmark_format=json
 part kernels-cublaslt 60 env SHOAL_BENCH_CUBLASLT=1 \
   "$bin/gpu_kernels_bench" --benchmark_format=json \
