@@ -18,6 +18,12 @@ foreach(arch ${SHOAL_CUDA_ARCHS})
   list(APPEND shoal_nvcc_flags -gencode=arch=compute_${arch},code=sm_${arch})
 endforeach()
 
+# Where scripts keep what they bring.
+set(shoal_cache $ENV{SHOAL_CACHE})
+if(NOT shoal_cache)
+  set(shoal_cache $ENV{HOME}/.cache/shoal)
+endif()
+
 # Sets `reason` to why there is no usable toolkit, or to nothing.
 function(shoal_find_toolkit reason)
   # What has gone since the last run is looked for again.
@@ -26,11 +32,7 @@ function(shoal_find_toolkit reason)
       unset(${variable} CACHE)
     endif()
   endforeach()
-  set(cache $ENV{SHOAL_CACHE})
-  if(NOT cache)
-    set(cache $ENV{HOME}/.cache/shoal)
-  endif()
-  find_program(SHOAL_NVCC nvcc HINTS ${cache}/cuda-13.0/bin)
+  find_program(SHOAL_NVCC nvcc HINTS ${shoal_cache}/cuda-13.0/bin)
   if(NOT SHOAL_NVCC)
     set(${reason} "no nvcc" PARENT_SCOPE)
     return()
@@ -44,7 +46,7 @@ function(shoal_find_toolkit reason)
   if(NOT SHOAL_CUDA_INCLUDE OR NOT SHOAL_CUDART OR
       NOT EXISTS ${SHOAL_CUDA_INCLUDE}/cublasLt.h)
     set(${reason}
-      "no headers, cuBLASLt's too, or no cudart_static beside ${SHOAL_NVCC}"
+      "no headers of the runtime or cuBLASLt, or no cudart_static, beside ${SHOAL_NVCC}"
       PARENT_SCOPE)
     return()
   endif()
@@ -82,22 +84,27 @@ add_library(shoal_cudart INTERFACE)
 target_include_directories(shoal_cudart SYSTEM INTERFACE ${SHOAL_CUDA_INCLUDE})
 target_link_libraries(shoal_cudart INTERFACE ${SHOAL_CUDART} dl rt)
 
-# shoal_cuda_sources(TARGET FILE...): compiles .cu files into TARGET. Machine
-# code for SHOAL_CUDA_ARCHS only.
+# shoal_cuda_source(TARGET FILE FLAG...): compiles a .cu file into TARGET.
+function(shoal_cuda_source target source)
+  set(object ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
+  add_custom_command(OUTPUT ${object}
+    COMMAND ${CCACHE_PROGRAM} ${SHOAL_NVCC} ${ARGN} -I${PROJECT_SOURCE_DIR}
+      -MD -MF ${object}.d -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
+    DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source}
+    DEPFILE ${object}.d
+    COMMENT "Building CUDA object ${source}.o"
+    VERBATIM)
+  target_sources(${target} PRIVATE ${object})
+endfunction()
+
+# shoal_cuda_sources(TARGET FILE...): compiles .cu files of ours into TARGET.
+# Machine code for SHOAL_CUDA_ARCHS only.
 function(shoal_cuda_sources target)
-  set(flags ${shoal_nvcc_flags} -I${PROJECT_SOURCE_DIR})
+  set(flags ${shoal_nvcc_flags})
   if(NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
     list(APPEND flags -DNDEBUG)
   endif()
   foreach(source ${ARGN})
-    set(object ${CMAKE_CURRENT_BINARY_DIR}/${source}.o)
-    add_custom_command(OUTPUT ${object}
-      COMMAND ${CCACHE_PROGRAM} ${SHOAL_NVCC} ${flags}
-        -MD -MF ${object}.d -c ${CMAKE_CURRENT_SOURCE_DIR}/${source} -o ${object}
-      DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${source}
-      DEPFILE ${object}.d
-      COMMENT "Building CUDA object ${source}.o"
-      VERBATIM)
-    target_sources(${target} PRIVATE ${object})
+    shoal_cuda_source(${target} ${source} ${flags})
   endforeach()
 endfunction()

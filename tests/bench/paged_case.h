@@ -7,6 +7,7 @@
 
 #include "kernels/quant/float_bits.h"
 #include "tests/bench/kernels_bench.h"
+#include "tests/bench/multiples.h"
 
 namespace shoal {
 
@@ -97,11 +98,6 @@ class PagedCase {
   PagedAttentionParams params;
 
  private:
-  static std::vector<int32_t> Multiples(int32_t count, int32_t step) {
-    std::vector<int32_t> values(count + 1);
-    for (int32_t i = 0; i <= count; ++i) values[i] = i * step;
-    return values;
-  }
   int64_t Rows(int32_t num_seqs) const {
     return int64_t{num_seqs} * blocks_ * kBlock;
   }

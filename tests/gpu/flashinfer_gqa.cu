@@ -3,6 +3,7 @@
 #include <flashinfer/attention/scheduler.cuh>
 #include <flashinfer/attention/variants.cuh>
 
+#include "tests/bench/multiples.h"
 #include "tests/gpu/flashinfer.h"
 #include "tests/gpu/flashinfer_workspace.h"
 
@@ -22,7 +23,7 @@ class GqaStep : public FlashInferStep {
     const auto heads = static_cast<uint32_t>(work.num_heads);
     const int32_t blocks =
         (work.context + work.block_size - 1) / work.block_size;
-    std::vector<int32_t> first_blocks = Steps(work.num_seqs, blocks);
+    std::vector<int32_t> first_blocks = Multiples(work.num_seqs, blocks);
     const std::vector<int32_t> last(
         work.num_seqs, work.context - (blocks - 1) * work.block_size);
     params_.q = AsBF16(work.q);
@@ -48,16 +49,14 @@ class GqaStep : public FlashInferStep {
             flashinfer::BatchDecodeWithPagedKVCacheWorkEstimationDispatched<
                 kGroup, kDim, kNoRope, Variant, Params>);
     if (error != cudaSuccess) return error;
-    params_.request_indices = Int(plan.request_indices_offset);
-    params_.kv_tile_indices = Int(plan.kv_tile_indices_offset);
-    params_.o_indptr = Int(plan.o_indptr_offset);
-    params_.kv_chunk_size_ptr = Int(plan.kv_chunk_size_ptr_offset);
+    params_.request_indices = memory_.Ints(plan.request_indices_offset);
+    params_.kv_tile_indices = memory_.Ints(plan.kv_tile_indices_offset);
+    params_.o_indptr = memory_.Ints(plan.o_indptr_offset);
+    params_.kv_chunk_size_ptr = memory_.Ints(plan.kv_chunk_size_ptr_offset);
     params_.padded_batch_size = static_cast<uint32_t>(plan.padded_batch_size);
     if (plan.split_kv) {
-      values_ = flashinfer::GetPtrFromBaseOffset<BF16>(memory_.floats(),
-                                                       plan.v_offset);
-      sums_ = flashinfer::GetPtrFromBaseOffset<float>(memory_.floats(),
-                                                      plan.s_offset);
+      values_ = memory_.Floats<BF16>(plan.v_offset);
+      sums_ = memory_.Floats<float>(plan.s_offset);
     }
     return cudaSuccess;
   }
@@ -69,10 +68,6 @@ class GqaStep : public FlashInferStep {
   }
 
  private:
-  int32_t* Int(int64_t offset) const {
-    return flashinfer::GetPtrFromBaseOffset<int32_t>(memory_.ints(), offset);
-  }
-
   FlashInferWorkspace memory_;
   Params params_;
   BF16* values_ = nullptr;  // of parts of long contexts
@@ -82,9 +77,7 @@ class GqaStep : public FlashInferStep {
 }  // namespace
 
 std::unique_ptr<FlashInferStep> PlanFlashInferGqa(const PeerAttention& work) {
-  auto step = std::make_unique<GqaStep>();
-  if (step->Plan(work) != cudaSuccess) return nullptr;
-  return step;
+  return Planned<GqaStep>(work);
 }
 
 }  // namespace shoal

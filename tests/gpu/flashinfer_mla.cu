@@ -2,6 +2,7 @@
 #include <flashinfer/attention/mla_params.cuh>
 #include <flashinfer/attention/scheduler.cuh>
 
+#include "tests/bench/multiples.h"
 #include "tests/gpu/flashinfer.h"
 #include "tests/gpu/flashinfer_workspace.h"
 
@@ -21,8 +22,8 @@ class MlaStep : public FlashInferStep {
     const auto heads = static_cast<uint32_t>(work.num_heads);
     const int32_t blocks =
         (work.context + work.block_size - 1) / work.block_size;
-    std::vector<int32_t> first_queries = Steps(work.num_seqs, 1);
-    std::vector<int32_t> first_blocks = Steps(work.num_seqs, blocks);
+    std::vector<int32_t> first_queries = Multiples(work.num_seqs, 1);
+    std::vector<int32_t> first_blocks = Multiples(work.num_seqs, blocks);
     std::vector<int32_t> contexts(work.num_seqs, work.context);
     size_t staged_bytes = 0;
     const cudaError_t error = flashinfer::MLAPlan(
@@ -39,27 +40,27 @@ class MlaStep : public FlashInferStep {
     params_.kv_indices = const_cast<int32_t*>(work.block_tables);
     params_.final_o = AsBF16(work.out);
     params_.final_lse = nullptr;
-    params_.partial_o = flashinfer::GetPtrFromBaseOffset<BF16>(
-        memory_.floats(), plan_.partial_o_offset);
-    params_.partial_lse = flashinfer::GetPtrFromBaseOffset<float>(
-        memory_.floats(), plan_.partial_lse_offset);
-    params_.q_indptr = Int(plan_.q_indptr_offset);
-    params_.kv_indptr = Int(plan_.kv_indptr_offset);
-    params_.partial_indptr = Int(plan_.partial_indptr_offset);
-    params_.q_len = Int(plan_.q_len_offset);
-    params_.kv_len = Int(plan_.kv_len_offset);
-    params_.q_start = Int(plan_.q_start_offset);
-    params_.kv_start = Int(plan_.kv_start_offset);
-    params_.kv_end = Int(plan_.kv_end_offset);
-    params_.work_indptr = Int(plan_.work_indptr_offset);
+    params_.partial_o = memory_.Floats<BF16>(plan_.partial_o_offset);
+    params_.partial_lse = memory_.Floats<float>(plan_.partial_lse_offset);
+    params_.q_indptr = memory_.Ints(plan_.q_indptr_offset);
+    params_.kv_indptr = memory_.Ints(plan_.kv_indptr_offset);
+    params_.partial_indptr = memory_.Ints(plan_.partial_indptr_offset);
+    params_.q_len = memory_.Ints(plan_.q_len_offset);
+    params_.kv_len = memory_.Ints(plan_.kv_len_offset);
+    params_.q_start = memory_.Ints(plan_.q_start_offset);
+    params_.kv_start = memory_.Ints(plan_.kv_start_offset);
+    params_.kv_end = memory_.Ints(plan_.kv_end_offset);
+    params_.work_indptr = memory_.Ints(plan_.work_indptr_offset);
     params_.merge_packed_offset_start =
-        Int(plan_.merge_packed_offset_start_offset);
-    params_.merge_packed_offset_end = Int(plan_.merge_packed_offset_end_offset);
+        memory_.Ints(plan_.merge_packed_offset_start_offset);
+    params_.merge_packed_offset_end =
+        memory_.Ints(plan_.merge_packed_offset_end_offset);
     params_.merge_partial_packed_offset_start =
-        Int(plan_.merge_partial_packed_offset_start_offset);
+        memory_.Ints(plan_.merge_partial_packed_offset_start_offset);
     params_.merge_partial_packed_offset_end =
-        Int(plan_.merge_partial_packed_offset_end_offset);
-    params_.merge_partial_stride = Int(plan_.merge_partial_stride_offset);
+        memory_.Ints(plan_.merge_partial_packed_offset_end_offset);
+    params_.merge_partial_stride =
+        memory_.Ints(plan_.merge_partial_stride_offset);
     params_.num_heads = flashinfer::uint_fastdiv(heads);
     params_.block_size = flashinfer::uint_fastdiv(work.block_size);
     params_.q_nope_stride_n = params_.q_pe_stride_n = heads * kRow;
@@ -80,10 +81,6 @@ class MlaStep : public FlashInferStep {
   }
 
  private:
-  int32_t* Int(int64_t offset) const {
-    return flashinfer::GetPtrFromBaseOffset<int32_t>(memory_.ints(), offset);
-  }
-
   FlashInferWorkspace memory_;
   flashinfer::MLAPlanInfo plan_;
   Params params_ = {};
@@ -92,9 +89,7 @@ class MlaStep : public FlashInferStep {
 }  // namespace
 
 std::unique_ptr<FlashInferStep> PlanFlashInferMla(const PeerAttention& work) {
-  auto step = std::make_unique<MlaStep>();
-  if (step->Plan(work) != cudaSuccess) return nullptr;
-  return step;
+  return Planned<MlaStep>(work);
 }
 
 }  // namespace shoal

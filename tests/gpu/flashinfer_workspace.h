@@ -6,7 +6,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
+
+#include "tests/gpu/flashinfer.h"
 
 namespace shoal {
 
@@ -41,6 +44,14 @@ class FlashInferWorkspace {
   void* floats() const { return floats_; }
   void* ints() const { return ints_; }
   void* host_ints() const { return host_ints_; }
+  // What a plan says the byte offset of.
+  int32_t* Ints(int64_t offset) const {
+    return reinterpret_cast<int32_t*>(static_cast<uint8_t*>(ints_) + offset);
+  }
+  template <typename T>
+  T* Floats(int64_t offset) const {
+    return reinterpret_cast<T*>(static_cast<uint8_t*>(floats_) + offset);
+  }
 
   int32_t* OnDevice(const std::vector<int32_t>& values) {
     void* copy = nullptr;
@@ -63,11 +74,12 @@ class FlashInferWorkspace {
   std::vector<void*> copies_;
 };
 
-// [0, step, 2 · step, ... count · step]
-inline std::vector<int32_t> Steps(int32_t count, int32_t step) {
-  std::vector<int32_t> steps(count + 1);
-  for (int32_t i = 0; i <= count; ++i) steps[i] = i * step;
-  return steps;
+// nullptr after an error of the device.
+template <typename Step>
+std::unique_ptr<FlashInferStep> Planned(const PeerAttention& work) {
+  auto step = std::make_unique<Step>();
+  if (step->Plan(work) != cudaSuccess) return nullptr;
+  return step;
 }
 
 }  // namespace shoal
